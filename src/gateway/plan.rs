@@ -1,0 +1,123 @@
+//! What a configuration compiles to: everything the gateway is assembled from, with names resolved and values checked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+
+use crate::net::{BaseUrl, TrustedProxies};
+use crate::policy::Access;
+use crate::routing::{HostPattern, PathPattern};
+use crate::token::ClaimPath;
+use crate::{authorization_server, store, token, upstream};
+
+#[derive(Debug)]
+pub struct Plan {
+    pub public_url: BaseUrl,
+    pub trusted_proxies: TrustedProxies,
+    /// Names of the listeners; a listener's place here is its index. Those that redirect are here too.
+    pub listeners: Vec<Arc<str>>,
+    pub store: store::Settings,
+    /// The embedded server, when configured, is among them as `self`.
+    pub issuers: Vec<token::IssuerSettings>,
+    pub authorization_server: Option<AuthorizationServerPlan>,
+    pub upstreams: Vec<upstream::Settings>,
+    pub routes: Vec<RoutePlan>,
+    /// Default limit of a request's body.
+    pub body_bytes: u64,
+}
+
+#[derive(Debug)]
+pub struct AuthorizationServerPlan {
+    pub settings: authorization_server::Settings,
+    /// Indices into `Plan::listeners`.
+    pub listeners: Vec<usize>,
+}
+
+#[derive(Debug)]
+pub struct RoutePlan {
+    pub name: Arc<str>,
+    /// Empty: any host.
+    pub hosts: Vec<HostPattern>,
+    /// Indices into `Plan::listeners`; never empty.
+    pub listeners: Vec<usize>,
+    pub path: PathPattern,
+    /// The pattern as written, for people.
+    pub path_text: String,
+    /// Index into `Plan::upstreams`.
+    pub upstream: usize,
+    /// Indices into `Plan::issuers`; tokens of others are refused. Empty only when there are none or all entries are public.
+    pub issuers: Vec<usize>,
+    pub access: Access,
+    /// Narrower than the issuer's; empty: the issuer's alone.
+    pub audience: Vec<String>,
+    pub body_bytes: u64,
+    /// To the response head; absent: the upstream's `response_timeout`.
+    pub timeout: Option<Duration>,
+    pub path_allowances: PathAllowances,
+    pub underscore_headers: UnderscoreHeaders,
+    /// Streams and tunnels end when the token does.
+    pub end_with_token: bool,
+    pub forward: Forward,
+}
+
+pub use crate::routing::path::Allowances as PathAllowances;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnderscoreHeaders {
+    #[default]
+    Drop,
+    Pass,
+}
+
+/// `[routes.forward]`.
+#[derive(Debug)]
+pub struct Forward {
+    /// Starts with `/`, does not end with one; a literal prefix of the route's path.
+    pub strip_prefix: Option<Box<str>>,
+    pub host: HostHeader,
+    pub authorization: UpstreamAuthorization,
+    /// Identity headers: removed from what the caller sent, then set from the token.
+    pub headers: Vec<(HeaderName, Template)>,
+    pub remove_headers: Vec<HeaderName>,
+    pub response_headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HostHeader {
+    /// The authority of the server the request goes to.
+    Upstream,
+    /// What the caller sent.
+    #[default]
+    Preserve,
+    Literal(HeaderValue),
+}
+
+/// What stands in `Authorization` of the forwarded request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamAuthorization {
+    /// Nothing.
+    #[default]
+    Strip,
+    /// What the caller sent.
+    Pass,
+    /// `Basic …` with configured credentials, ready to send and marked sensitive.
+    Basic(HeaderValue),
+}
+
+/// A header value with placeholders: `"user {sub}"` is `[Text("user "), Sub]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template(pub Vec<TemplatePart>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TemplatePart {
+    Text(Box<str>),
+    Sub,
+    Scope,
+    ClientId,
+    Issuer,
+    Roles,
+    RequestId,
+    /// `{claims.a.b}`.
+    Claim(ClaimPath),
+}

@@ -1,0 +1,1 @@
+//! Public keys as they are published (RFC 7517), parsed once.

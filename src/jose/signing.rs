@@ -1,0 +1,1 @@
+//! Private keys, parsed once, and what they sign.

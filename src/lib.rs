@@ -1,0 +1,19 @@
+//! tollgate: a reverse-proxy gateway that enforces bearer tokens.
+
+pub mod admin;
+pub mod authorization_server;
+pub mod clock;
+pub mod config;
+pub mod gateway;
+pub mod jose;
+pub mod net;
+pub mod policy;
+pub mod routing;
+pub mod scope;
+pub mod secret;
+pub mod server;
+pub mod store;
+pub mod telemetry;
+pub mod tls;
+pub mod token;
+pub mod upstream;
