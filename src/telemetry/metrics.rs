@@ -39,3 +39,12 @@ fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Int
     registry.register(Box::new(vec.clone())).expect("each metric is registered once");
     vec
 }
+
+/// Of one issuer's tokens.
+#[derive(Clone, Debug)]
+pub struct TokenMetrics {
+    /// Signature checked.
+    pub verified: prometheus::IntCounter,
+    /// Known from before.
+    pub cached: prometheus::IntCounter,
+}
