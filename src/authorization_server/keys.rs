@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::StartError;
 use crate::clock::{Clock, UnixSeconds};
-use crate::jose::{Algorithm, SigningError, SigningKey};
+use crate::jose::{Algorithm, KeySet, SigningError, SigningKey};
 use crate::store::{KeyState, Store, StoreError, StoredKey};
 
 /// How long verifiers may keep the published set.
@@ -31,8 +31,18 @@ pub struct PublicKeys(ArcSwap<PublishedKeys>);
 pub struct PublishedKeys {
     /// Grows with every change.
     pub generation: u64,
-    /// The JWK set.
+    /// The JWK set, as it is published.
     pub jwks: Value,
+    /// The same, parsed once.
+    pub keys: KeySet,
+}
+
+impl PublishedKeys {
+    fn new(generation: u64, jwks: Value) -> Result<Self, KeyError> {
+        let (keys, _) = KeySet::parse(jwks.to_string().as_bytes(), &Algorithm::ALL)
+            .map_err(|error| StoreError::Record(error.to_string()))?;
+        Ok(Self { generation, jwks, keys })
+    }
 }
 
 impl PublicKeys {
@@ -102,8 +112,8 @@ struct Ring {
 impl Keys {
     pub(super) async fn open(store: Store, clock: Clock, policy: Policy) -> Result<Self, StartError> {
         let stored = change(&store, &clock, &policy, store.signing_keys().await?, Wish::None).await?;
-        let ring = Ring::load(stored, HashMap::new())?;
-        let published = PublicKeys(ArcSwap::from_pointee(PublishedKeys { generation: 1, jwks: ring.jwks() }));
+        let ring = Ring::load(stored, &HashMap::new())?;
+        let published = PublicKeys(ArcSwap::from_pointee(PublishedKeys::new(1, ring.jwks())?));
         Ok(Self {
             store,
             clock,
@@ -157,17 +167,17 @@ impl Keys {
         if stored.iter().map(|key| (&key.kid, key.state)).eq(before.stored.iter().map(|key| (&key.kid, key.state))) {
             return Ok(());
         }
-        let ring = Ring::load(stored, before.parsed.clone())?;
+        let ring = Ring::load(stored, &before.parsed)?;
         let generation = self.published.current().generation + 1;
         // Verifiers first: a token must not come before its key.
-        self.published.0.store(Arc::new(PublishedKeys { generation, jwks: ring.jwks() }));
+        self.published.0.store(Arc::new(PublishedKeys::new(generation, ring.jwks())?));
         self.ring.store(Arc::new(ring));
         Ok(())
     }
 }
 
 impl Ring {
-    fn load(stored: Vec<StoredKey>, known: HashMap<String, Arc<SigningKey>>) -> Result<Self, KeyError> {
+    fn load(stored: Vec<StoredKey>, known: &HashMap<String, Arc<SigningKey>>) -> Result<Self, KeyError> {
         let mut parsed = HashMap::new();
         for key in &stored {
             let signing = match known.get(&key.kid) {

@@ -41,14 +41,11 @@ impl AuthorizationServer {
     fn metadata(&self) -> Value {
         let settings = self.settings();
         let url = |name: &str| format!("{}{}/{name}", settings.issuer.origin(), settings.path);
-        let grants: Vec<_> = [
-            (Grant::Password, "password"),
-            (Grant::RefreshToken, "refresh_token"),
-        ]
-        .into_iter()
-        .filter(|(grant, _)| self.clients().any_has(*grant))
-        .map(|(_, name)| name)
-        .collect();
+        let grants: Vec<_> = [(Grant::Password, "password"), (Grant::RefreshToken, "refresh_token")]
+            .into_iter()
+            .filter(|(grant, _)| self.clients().any_has(*grant))
+            .map(|(_, name)| name)
+            .collect();
         let methods: Vec<_> = [
             (AuthMethod::ClientSecretBasic, "client_secret_basic"),
             (AuthMethod::ClientSecretPost, "client_secret_post"),

@@ -61,7 +61,10 @@ pub fn hash_password(password: &str) -> String {
 /// The same password and salt always give the same hash.
 pub(super) fn hash_with(password: &[u8], salt: &[u8], params: Params) -> String {
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    argon2.hash_password_with_salt(password, salt).map(|hash: phc::PasswordHash| hash.to_string()).expect("a salt of 16 bytes and checked parameters")
+    argon2
+        .hash_password_with_salt(password, salt)
+        .map(|hash: phc::PasswordHash| hash.to_string())
+        .expect("a salt of 16 bytes and checked parameters")
 }
 
 #[derive(Clone, Debug)]

@@ -129,12 +129,7 @@ impl AuthorizationServer {
     }
 
     /// Answers a request to one of the server's endpoints.
-    pub async fn handle<B>(
-        &self,
-        endpoint: Endpoint,
-        request: Request<B>,
-        caller: &Caller<'_>,
-    ) -> Response<Bytes>
+    pub async fn handle<B>(&self, endpoint: Endpoint, request: Request<B>, caller: &Caller<'_>) -> Response<Bytes>
     where
         B: Body<Data = Bytes>,
         B::Error: std::error::Error + Send + Sync + 'static,

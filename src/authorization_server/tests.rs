@@ -217,7 +217,10 @@ async fn check(bench: &Bench, path: &str, rows: Vec<Row>) {
         assert_eq!((answer.status.as_u16(), answer.error().as_str()), (status, error), "{ids}: {body}: {text}");
         assert_eq!(answer.header("cache-control"), "no-store", "G1 of {ids}");
         if status == 401 {
-            assert!(answer.header("www-authenticate").starts_with("Basic realm=\"https://api.example\", error="), "G10");
+            assert!(
+                answer.header("www-authenticate").starts_with("Basic realm=\"https://api.example\", error="),
+                "G10"
+            );
         }
     }
 }
@@ -228,32 +231,41 @@ async fn ca_client_authentication() {
     let app = || Some(basic("app", "s3cret"));
     const OK: &str = "grant_type=password&username=alice&password=wonderland";
     const ASK: &str = "grant_type=password";
-    check(&bench, "/oauth2/token", vec![
-        ("P1 CA1", app(), OK, 200, ""),
-        ("CA21", Some(basic("app", "n3xt")), OK, 200, ""),
-        ("CA1 decoded", Some(basic("odd%3Aid%2F+%2B", "p%25w%2Bd%3A%2F+%3D")), OK, 200, ""),
-        ("CA2", Some(basic("app", "s3cret").replace("Basic ", "bAsIc   ")), OK, 200, ""),
-        ("CA3", Some("Basic !".into()), ASK, 401, "invalid_client"),
-        ("CA5", Some(basic("nosuch", "s3cret")), ASK, 401, "invalid_client"),
-        ("CA5", Some(basic("app", "wrong")), ASK, 401, "invalid_client"),
-        ("CA6", app(), "grant_type=password&client_secret=s3cret", 400, "invalid_request"),
-        ("CA8 same", app(), "client_id=app&grant_type=foo", 400, "unsupported_grant_type"),
-        ("CA8", app(), "client_id=spa&grant_type=password", 400, "invalid_request"),
-        ("CA9", None, "client_id=app&grant_type=password", 401, "invalid_client"),
-        ("CA10", None, "client_id=spa&grant_type=foo", 400, "unsupported_grant_type"),
-        ("CA10 G3", None, "client_id=spa&client_secret=&grant_type=foo", 400, "unsupported_grant_type"),
-        ("CA10", None, "client_id=spa&client_secret=x&grant_type=foo", 401, "invalid_client"),
-        ("CA10", Some(basic("spa", "")), "grant_type=foo", 400, "unsupported_grant_type"),
-        ("CA10", Some(basic("spa", "x")), "grant_type=foo", 401, "invalid_client"),
-        ("CA11", None, OK, 401, "invalid_client"),
-        ("CA12", Some("Bearer abc".into()), "client_id=spa&grant_type=foo", 401, "invalid_client"),
-        ("CA12", Some("Negotiate abc".into()), ASK, 401, "invalid_client"),
-        ("CA14", Some(basic("postonly", "x")), ASK, 401, "invalid_client"),
-        ("S0-5", None, "client_id=app&client_secret=s3cret&grant_type=password&username=alice&password=wonderland", 200,
-            ""),
-        ("CA5 argon2id", Some(basic("slow", "tortoise")), OK, 200, ""),
-        ("CA5 argon2id", Some(basic("slow", "hare")), ASK, 401, "invalid_client"),
-    ])
+    check(
+        &bench,
+        "/oauth2/token",
+        vec![
+            ("P1 CA1", app(), OK, 200, ""),
+            ("CA21", Some(basic("app", "n3xt")), OK, 200, ""),
+            ("CA1 decoded", Some(basic("odd%3Aid%2F+%2B", "p%25w%2Bd%3A%2F+%3D")), OK, 200, ""),
+            ("CA2", Some(basic("app", "s3cret").replace("Basic ", "bAsIc   ")), OK, 200, ""),
+            ("CA3", Some("Basic !".into()), ASK, 401, "invalid_client"),
+            ("CA5", Some(basic("nosuch", "s3cret")), ASK, 401, "invalid_client"),
+            ("CA5", Some(basic("app", "wrong")), ASK, 401, "invalid_client"),
+            ("CA6", app(), "grant_type=password&client_secret=s3cret", 400, "invalid_request"),
+            ("CA8 same", app(), "client_id=app&grant_type=foo", 400, "unsupported_grant_type"),
+            ("CA8", app(), "client_id=spa&grant_type=password", 400, "invalid_request"),
+            ("CA9", None, "client_id=app&grant_type=password", 401, "invalid_client"),
+            ("CA10", None, "client_id=spa&grant_type=foo", 400, "unsupported_grant_type"),
+            ("CA10 G3", None, "client_id=spa&client_secret=&grant_type=foo", 400, "unsupported_grant_type"),
+            ("CA10", None, "client_id=spa&client_secret=x&grant_type=foo", 401, "invalid_client"),
+            ("CA10", Some(basic("spa", "")), "grant_type=foo", 400, "unsupported_grant_type"),
+            ("CA10", Some(basic("spa", "x")), "grant_type=foo", 401, "invalid_client"),
+            ("CA11", None, OK, 401, "invalid_client"),
+            ("CA12", Some("Bearer abc".into()), "client_id=spa&grant_type=foo", 401, "invalid_client"),
+            ("CA12", Some("Negotiate abc".into()), ASK, 401, "invalid_client"),
+            ("CA14", Some(basic("postonly", "x")), ASK, 401, "invalid_client"),
+            (
+                "S0-5",
+                None,
+                "client_id=app&client_secret=s3cret&grant_type=password&username=alice&password=wonderland",
+                200,
+                "",
+            ),
+            ("CA5 argon2id", Some(basic("slow", "tortoise")), OK, 200, ""),
+            ("CA5 argon2id", Some(basic("slow", "hare")), ASK, 401, "invalid_client"),
+        ],
+    )
     .await;
     // CA5: nothing tells an unknown client from a wrong secret.
     let unknown = bench.post("/oauth2/token", Some(&basic("nosuch", "x")), ASK).await;
@@ -269,44 +281,87 @@ async fn ca_client_authentication() {
 async fn t_token_requests() {
     let bench = Bench::new().await;
     let app = || Some(basic("app", "s3cret"));
-    check(&bench, "/oauth2/token", vec![
-        ("T3", app(), "", 400, "invalid_request"),
-        ("T3", app(), "grant_type=", 400, "invalid_request"),
-        ("T3", app(), "grant_type=password&grant_type=password", 400, "invalid_request"),
-        ("T3", app(), "grant_type=PASSWORD", 400, "unsupported_grant_type"),
-        ("T3", app(), "grant_type=implicit", 400, "unsupported_grant_type"),
-        ("T4", Some(basic("norights", "x")), "grant_type=password&username=alice&password=x", 400,
-            "unauthorized_client"),
-        ("T5", None, "grant_type=foo", 401, "invalid_client"),
-        ("G4", app(), "grant_type=foo&x=1&x=2", 400, "unsupported_grant_type"),
-        ("G5", app(), "grant_type=password&scope=&scope=read", 400, "invalid_request"),
-        ("G7", app(), "grant_type=password&username=%ff", 400, "invalid_request"),
-        ("G7", app(), "grant_type=pass%00word", 400, "invalid_request"),
-        ("T6", app(), "grant_type=password&username=alice&password=wonderland&scope=read%09write", 400, "invalid_scope"),
-        ("T6", app(), "grant_type=password&username=alice&password=wonderland&scope=++write++read+write", 200, ""),
-        ("T7", app(), "grant_type=password&username=alice&password=wonderland&scope=nosuch", 400, "invalid_scope"),
-        ("T7", app(), "grant_type=password&username=alice&password=wonderland&scope=READ", 400, "invalid_scope"),
-        ("T11", app(), "grant_type=password&username=alice&password=wonderland&resource=https://api.example", 200, ""),
-        ("T11", app(), "grant_type=password&username=alice&password=wonderland&resource=https://other.example", 400,
-            "invalid_target"),
-        ("T11", app(), "grant_type=password&username=alice&password=wonderland&resource=api", 400, "invalid_target"),
-        ("P2", app(), "grant_type=password&username=alice", 400, "invalid_request"),
-        ("P2", app(), "grant_type=password&username=&password=x", 400, "invalid_request"),
-        ("P3", app(), "grant_type=password&username=alice&password=wrong", 400, "invalid_grant"),
-        ("P3", app(), "grant_type=password&username=ALICE&password=wonderland", 400, "invalid_grant"),
-        ("P4", None, "client_id=spa&grant_type=password&username=alice&password=wonderland", 400, "unauthorized_client"),
-        ("P4 C1", None, "client_id=cli&grant_type=password&username=alice&password=wonderland", 200, ""),
-        ("P5", app(), "grant_type=password&username=alice&password=wrong&scope=nosuch", 400, "invalid_scope"),
-        ("P6", app(),
-            "grant_type=password&username=zo%C3%AB+%25%26%3D%2B&password=+p%C3%A4ss+%2B%25%26%3D+", 200, ""),
-        ("P6", app(), "grant_type=password&username=alice%0d&password=wonderland", 400, "invalid_request"),
-        ("P8", app(), "grant_type=password&username=alice&password=wonderland&state=a%07", 400, "invalid_request"),
-        ("C2", app(), "grant_type=password&username=nobody&password=nothing", 400, "invalid_scope"),
-        ("C2", app(), "grant_type=password&username=alice&password=wonderland&scope=admin", 400, "invalid_scope"),
-        ("R1", app(), "grant_type=refresh_token", 400, "invalid_request"),
-        ("R1", app(), "grant_type=refresh_token&refresh_token=nosuch", 400, "invalid_grant"),
-        ("R2", None, "grant_type=refresh_token&refresh_token=nosuch&client_id=app", 401, "invalid_client"),
-    ])
+    check(
+        &bench,
+        "/oauth2/token",
+        vec![
+            ("T3", app(), "", 400, "invalid_request"),
+            ("T3", app(), "grant_type=", 400, "invalid_request"),
+            ("T3", app(), "grant_type=password&grant_type=password", 400, "invalid_request"),
+            ("T3", app(), "grant_type=PASSWORD", 400, "unsupported_grant_type"),
+            ("T3", app(), "grant_type=implicit", 400, "unsupported_grant_type"),
+            (
+                "T4",
+                Some(basic("norights", "x")),
+                "grant_type=password&username=alice&password=x",
+                400,
+                "unauthorized_client",
+            ),
+            ("T5", None, "grant_type=foo", 401, "invalid_client"),
+            ("G4", app(), "grant_type=foo&x=1&x=2", 400, "unsupported_grant_type"),
+            ("G5", app(), "grant_type=password&scope=&scope=read", 400, "invalid_request"),
+            ("G7", app(), "grant_type=password&username=%ff", 400, "invalid_request"),
+            ("G7", app(), "grant_type=pass%00word", 400, "invalid_request"),
+            (
+                "T6",
+                app(),
+                "grant_type=password&username=alice&password=wonderland&scope=read%09write",
+                400,
+                "invalid_scope",
+            ),
+            ("T6", app(), "grant_type=password&username=alice&password=wonderland&scope=++write++read+write", 200, ""),
+            ("T7", app(), "grant_type=password&username=alice&password=wonderland&scope=nosuch", 400, "invalid_scope"),
+            ("T7", app(), "grant_type=password&username=alice&password=wonderland&scope=READ", 400, "invalid_scope"),
+            (
+                "T11",
+                app(),
+                "grant_type=password&username=alice&password=wonderland&resource=https://api.example",
+                200,
+                "",
+            ),
+            (
+                "T11",
+                app(),
+                "grant_type=password&username=alice&password=wonderland&resource=https://other.example",
+                400,
+                "invalid_target",
+            ),
+            (
+                "T11",
+                app(),
+                "grant_type=password&username=alice&password=wonderland&resource=api",
+                400,
+                "invalid_target",
+            ),
+            ("P2", app(), "grant_type=password&username=alice", 400, "invalid_request"),
+            ("P2", app(), "grant_type=password&username=&password=x", 400, "invalid_request"),
+            ("P3", app(), "grant_type=password&username=alice&password=wrong", 400, "invalid_grant"),
+            ("P3", app(), "grant_type=password&username=ALICE&password=wonderland", 400, "invalid_grant"),
+            (
+                "P4",
+                None,
+                "client_id=spa&grant_type=password&username=alice&password=wonderland",
+                400,
+                "unauthorized_client",
+            ),
+            ("P4 C1", None, "client_id=cli&grant_type=password&username=alice&password=wonderland", 200, ""),
+            ("P5", app(), "grant_type=password&username=alice&password=wrong&scope=nosuch", 400, "invalid_scope"),
+            (
+                "P6",
+                app(),
+                "grant_type=password&username=zo%C3%AB+%25%26%3D%2B&password=+p%C3%A4ss+%2B%25%26%3D+",
+                200,
+                "",
+            ),
+            ("P6", app(), "grant_type=password&username=alice%0d&password=wonderland", 400, "invalid_request"),
+            ("P8", app(), "grant_type=password&username=alice&password=wonderland&state=a%07", 400, "invalid_request"),
+            ("C2", app(), "grant_type=password&username=nobody&password=nothing", 400, "invalid_scope"),
+            ("C2", app(), "grant_type=password&username=alice&password=wonderland&scope=admin", 400, "invalid_scope"),
+            ("R1", app(), "grant_type=refresh_token", 400, "invalid_request"),
+            ("R1", app(), "grant_type=refresh_token&refresh_token=nosuch", 400, "invalid_grant"),
+            ("R2", None, "grant_type=refresh_token&refresh_token=nosuch&client_id=app", 401, "invalid_client"),
+        ],
+    )
     .await;
     for method in ["GET", "PUT", "HEAD"] {
         let answer = bench.send("/oauth2/token", Request::builder().method(method), "").await;
@@ -360,7 +415,10 @@ async fn t9_the_response_and_the_token_of_rfc_9068() {
         "P1; a user's claims cannot override registered ones"
     );
     let plain = bench.login("").await.json();
-    assert_eq!((&plain["scope"], &plain["refresh_token"], &plain["state"]), (&json!("read"), &Value::Null, &Value::Null));
+    assert_eq!(
+        (&plain["scope"], &plain["refresh_token"], &plain["state"]),
+        (&json!("read"), &Value::Null, &Value::Null)
+    );
     assert_eq!(bench.login("read+admin").await.text("scope"), "read", "C2 S4-9: narrowed to the user's");
     let root = bench.token("grant_type=password&username=root&password=everything&scope=read+admin").await;
     assert_eq!(root.text("scope"), "read admin");
@@ -456,7 +514,8 @@ async fn r_refresh_tokens() {
     assert_ne!(second.text("refresh_token"), first.text("refresh_token"), "R4");
     let claims = second.claims();
     assert_eq!((&claims["sub"], &claims["auth_time"]), (&json!("alice"), &json!(START)));
-    let narrower = format!("grant_type=refresh_token&scope=read&state=x&refresh_token={}", second.text("refresh_token"));
+    let narrower =
+        format!("grant_type=refresh_token&scope=read&state=x&refresh_token={}", second.text("refresh_token"));
     let narrow = bench.token(&narrower).await;
     assert_eq!((narrow.text("scope").as_str(), &narrow.json()["state"]), ("read", &Value::Null), "R3 R13");
     let token = narrow.text("refresh_token");
@@ -466,9 +525,11 @@ async fn r_refresh_tokens() {
     let more = bench.token(&format!("grant_type=refresh_token&scope=admin&refresh_token={token}")).await;
     assert_eq!(more.error(), "invalid_scope", "R3");
     let other = bench
-        .post("/oauth2/token", Some(&basic("slow", "tortoise")), &format!(
-            "grant_type=refresh_token&refresh_token={token}"
-        ))
+        .post(
+            "/oauth2/token",
+            Some(&basic("slow", "tortoise")),
+            &format!("grant_type=refresh_token&refresh_token={token}"),
+        )
         .await;
     assert_eq!(other.error(), "invalid_grant", "R1 R6");
     let access = bench.refresh(&full.text("access_token")).await;
@@ -544,9 +605,11 @@ async fn g13_g14_cleartext_and_cors() {
         let caller = Caller { https, loopback, ..caller("127.0.0.1") };
         bench.server.handle(Endpoint::Token, request, &caller).await
     };
-    for (https, loopback, error) in
-        [(false, false, "invalid_request"), (false, true, "unsupported_grant_type"), (true, false, "unsupported_grant_type")]
-    {
+    for (https, loopback, error) in [
+        (false, false, "invalid_request"),
+        (false, true, "unsupported_grant_type"),
+        (true, false, "unsupported_grant_type"),
+    ] {
         let body: Value = serde_json::from_slice(ask(https, loopback).await.body()).unwrap();
         assert_eq!(body["error"], error, "G13");
     }

@@ -50,9 +50,8 @@ impl AuthorizationServer {
     {
         let (headers, form) = form::read(request).await?;
         let by = client.insert(self.authenticate_client(&headers, &form, caller).await?);
-        let name = form
-            .get("grant_type")
-            .ok_or_else(|| Error::new(ErrorCode::InvalidRequest, "grant_type is missing"))?;
+        let name =
+            form.get("grant_type").ok_or_else(|| Error::new(ErrorCode::InvalidRequest, "grant_type is missing"))?;
         let grant = match name {
             "password" => Grant::Password,
             "refresh_token" => Grant::RefreshToken,
@@ -79,10 +78,8 @@ impl AuthorizationServer {
         self.allow_origin(origin, None, headers);
         if headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
             headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
-            headers.insert(
-                header::ACCESS_CONTROL_ALLOW_HEADERS,
-                HeaderValue::from_static("authorization, content-type"),
-            );
+            headers
+                .insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("authorization, content-type"));
             headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
         }
         response

@@ -21,8 +21,30 @@ const REFRESH_PREFIX: &str = "tgr_";
 
 /// Claims that the server alone sets: a user's own claims of these names are left out.
 pub const RESERVED_CLAIMS: [&str; 24] = [
-    "iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "auth_time", "roles", "amr", "acr", "azp",
-    "cnf", "act", "may_act", "active", "username", "token_type", "sid", "nonce", "typ", "events",
+    "iss",
+    "sub",
+    "aud",
+    "exp",
+    "nbf",
+    "iat",
+    "jti",
+    "client_id",
+    "scope",
+    "auth_time",
+    "roles",
+    "amr",
+    "acr",
+    "azp",
+    "cnf",
+    "act",
+    "may_act",
+    "active",
+    "username",
+    "token_type",
+    "sid",
+    "nonce",
+    "typ",
+    "events",
 ];
 
 /// For whom and what an access token is issued.
@@ -72,10 +94,13 @@ impl AuthorizationServer {
             claims.insert("sub".into(), format!("client:{}", facts.client.id).into());
         }
         claims.insert("iss".into(), self.settings().issuer.as_str().into());
-        claims.insert("aud".into(), match facts.audience {
-            [one] => one.as_str().into(),
-            several => json!(several),
-        });
+        claims.insert(
+            "aud".into(),
+            match facts.audience {
+                [one] => one.as_str().into(),
+                several => json!(several),
+            },
+        );
         claims.insert("exp".into(), expires.into());
         claims.insert("iat".into(), now.into());
         claims.insert("jti".into(), jti.as_str().into());

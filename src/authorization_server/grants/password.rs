@@ -16,8 +16,7 @@ const MAX_STATE: usize = 2048;
 impl AuthorizationServer {
     pub(in super::super) async fn password_grant(&self, request: &GrantRequest<'_>) -> Result<Value, Error> {
         let client = request.client();
-        if (client.public && !client.public_password)
-            || client.password_until.is_some_and(|until| self.now() >= until)
+        if (client.public && !client.public_password) || client.password_until.is_some_and(|until| self.now() >= until)
         {
             let error = Error::new(ErrorCode::UnauthorizedClient, "the client may not use this grant");
             return Err(error.reason("the password grant is closed to this client"));

@@ -45,8 +45,7 @@ impl AuthorizationServer {
         let user = UserFacts { account, auth_time: grant.auth_time, amr: &grant.amr };
         let prepared = self.prepare(&Facts { client, scope: &scope, audience: &audience, user: Some(user) });
         let (text, record) = self.new_refresh_token();
-        let rotation =
-            self.store().rotate(presented, grant.client.clone(), prepared.record.clone(), record).await?;
+        let rotation = self.store().rotate(presented, grant.client.clone(), prepared.record.clone(), record).await?;
         match rotation {
             Rotation::Rotated { again } => {
                 if again {
