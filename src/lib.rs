@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod gateway;
 pub mod jose;
+pub mod limits;
 pub mod net;
 pub mod policy;
 pub mod routing;

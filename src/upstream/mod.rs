@@ -6,8 +6,8 @@ mod connect;
 mod dialect;
 mod pool;
 
-use std::sync::{Arc, Mutex, Weak};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -103,7 +103,8 @@ impl Upstream {
     pub fn new(settings: Settings, metrics: &Metrics) -> Result<Self, TlsError> {
         let server = |url: &BaseUrl| {
             Ok(Server {
-                authority: http::HeaderValue::from_str(&url.authority()).map_err(|_| TlsError::ServerName(url.to_string()))?,
+                authority: http::HeaderValue::from_str(&url.authority())
+                    .map_err(|_| TlsError::ServerName(url.to_string()))?,
                 connector: connect::Connector::new(url, &settings)?,
                 places: Arc::default(),
                 pools: Mutex::default(),
