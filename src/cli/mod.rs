@@ -57,7 +57,7 @@ enum Command {
     ClientSecret(client_secret::Arguments),
     /// Hash a password for users.toml: reads it from the terminal without echo, or from standard input.
     HashPassword(hash_password::Arguments),
-    /// Make a signing key and print it as PEM, or its public half as a JWK.
+    /// Make a signing key and print it as PEM; with --jwk its public half too, on standard error.
     Keygen(keygen::Arguments),
     /// List or rotate the signing keys of a running gateway, through its admin listener.
     Keys(keys::Arguments),
