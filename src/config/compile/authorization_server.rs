@@ -179,6 +179,7 @@ impl Compiler<'_> {
                 format!("`{}` is not a path for the endpoints", at.value),
                 "write literal segments that start with `/` and do not end with one: `\"/oauth2\"`, `\"/oauth2/v1\"`",
             );
+            return DEFAULT_PATH.to_owned();
         }
         at.value
     }

@@ -93,7 +93,7 @@ impl Compiler<'_> {
         if let Some(empty) = issuer.as_ref().filter(|issuer| issuer.value.is_empty()) {
             self.report.error(empty.span, "`issuer` is empty", "write the `iss` of its tokens, byte for byte");
         }
-        if audience.is_absent() {
+        if audience.is_absent() && !self.report.is_misspelled(at.span, "audience") {
             self.report.error(
                 at.span,
                 format!("the issuer `{name}` has no `audience`: tokens meant for others would be accepted"),
@@ -200,8 +200,10 @@ impl Compiler<'_> {
                 format!("`{}` is not an algorithm that is understood", at.value)
             };
             let known = Algorithm::ALL.map(Algorithm::name);
+            // These are algorithms too, and none of them is a slip of the pen.
+            let exists = upper.starts_with("HS") || upper == "ES512" || upper == "ES256K";
             let help = match closest(&at.value, known) {
-                Some(meant) if !upper.starts_with("HS") => format!("did you mean `\"{meant}\"`?"),
+                Some(meant) if !exists => format!("did you mean `\"{meant}\"`?"),
                 _ => format!("use some of {}", known.join(", ")),
             };
             self.report.error(at.span, message, help);

@@ -61,11 +61,6 @@ impl Reserved {
     }
 }
 
-/// The upstreams that routes name.
-pub(super) fn upstreams_named(routes: &List<model::Route>) -> BTreeSet<String> {
-    routes.items.iter().filter_map(|at| Some(at.value.upstream.as_ref()?.value.clone())).collect()
-}
-
 impl Compiler<'_> {
     pub(super) fn routes(
         &mut self,
