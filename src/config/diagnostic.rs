@@ -66,8 +66,9 @@ pub struct Diagnostic {
     related: Option<(Place, &'static str)>,
 }
 
+/// Where a problem is, with the text to show.
 #[derive(Clone, Debug)]
-struct Place {
+pub(super) struct Place {
     source: Arc<Source>,
     /// Absent: the file as a whole.
     range: Option<Range<usize>>,
@@ -90,6 +91,11 @@ pub(super) struct Report {
 }
 
 impl Diagnostic {
+    /// An error that is found after the configuration was compiled.
+    pub(super) fn at(place: Place, code: Code, message: String, help: String) -> Self {
+        Self { severity: Severity::Error, code, message, help, place, related: None }
+    }
+
     /// The file as it was named.
     pub fn file(&self) -> &Path {
         &self.place.source.path
@@ -267,6 +273,13 @@ impl Report {
             (found.severity, unknown_last, found.place.order)
         });
         self.found
+    }
+
+    /// The place `at`, to be shown later.
+    pub(super) fn keep(&self, at: Span) -> Place {
+        let mut place = self.place(at);
+        place.source = self.masked(at.file, &place.source);
+        place
     }
 
     /// Prints stars in place of what is hidden.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Severity};
-use diagnostic::{Report, Span};
+use diagnostic::{Place, Report, Span};
 use reader::{Read, Reader};
 
 use crate::clock::Clock;
@@ -46,6 +46,14 @@ pub struct RuleTest {
     /// Absent: no token. `issuer` (a configured name), `sub`, `scope`, `client_id` and any further claim.
     pub token: Option<serde_json::Map<String, serde_json::Value>>,
     pub expect: u16,
+    place: Place,
+}
+
+impl RuleTest {
+    /// The error that this test did not come out as expected: `message` says how, `help` what to look at.
+    pub fn failure(&self, message: String, help: String) -> Diagnostic {
+        Diagnostic::at(self.place.clone(), Code::TestFailed, message, help)
+    }
 }
 
 /// Syntax errors that are told; those that follow are mostly echoes.

@@ -7,7 +7,7 @@ use super::super::diagnostic::{Span, closest};
 use super::super::model;
 use super::super::reader::{At, Field, List, Map};
 use super::super::value::Interval;
-use super::Compiler;
+use super::{Compiler, duration};
 use crate::authorization_server;
 use crate::jose::Algorithm;
 use crate::token::{ClaimPath, IssuerSettings, KeySource};
@@ -147,7 +147,14 @@ impl Compiler<'_> {
             );
         }
         let refresh = self.interval(jwks_refresh.clone(), "jwks_refresh", Duration::from_secs(300));
-        let cooldown = self.interval(jwks_cooldown.clone(), "jwks_cooldown", Duration::from_secs(30));
+        let cooldown = duration(jwks_cooldown.clone(), Duration::from_secs(30));
+        if let (true, Some(at)) = (cooldown.is_zero(), jwks_cooldown.as_ref()) {
+            self.report.warning(
+                at.span,
+                "without a `jwks_cooldown`, every token with an unknown `kid` makes the gateway ask the issuer",
+                "keep the default of `\"30s\"`, or write a shorter one",
+            );
+        }
         match (jwks_url.key(), jwks_file.key()) {
             (Some(_), Some(second)) => {
                 self.report.error(second, "the keys have two sources", HELP);

@@ -333,6 +333,11 @@ impl<T: Default> Field<T> {
     }
 }
 
+/// The value of a duration that may be zero.
+fn duration(field: Field<Interval>, default: Duration) -> Duration {
+    field.given().map_or(default, |at| at.value.0)
+}
+
 fn client_scopes(clients: &Map<model::Client>) -> Vec<String> {
     let clients = clients.0.iter().filter_map(|named| named.value.as_ref());
     let lists = clients.filter_map(|client| client.value.scopes.as_ref());

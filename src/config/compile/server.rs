@@ -9,7 +9,7 @@ use super::super::diagnostic::Span;
 use super::super::model;
 use super::super::reader::{At, Field, List, Map};
 use super::super::value::{Size, Workers};
-use super::Compiler;
+use super::{Compiler, duration};
 use crate::net::{BaseUrl, TrustedProxies};
 use crate::{admin, server, store, telemetry};
 
@@ -137,10 +137,9 @@ impl Compiler<'_> {
             connections: self.size_of_queue(connections, "connections", 10_000, 1_000_000),
             connections_per_ip: self.size_of_queue(connections_per_ip, "connections_per_ip", 1000, 1_000_000),
             header_bytes: match header_bytes.given() {
-                // hyper reads no head into less than 8 KiB.
                 Some(at) => {
                     let bytes = At { value: at.value.0, span: at.span };
-                    let bounded = self.within(&bytes, "header_bytes", "\"32KiB\"", 8 << 10..=1 << 20);
+                    let bounded = self.within(&bytes, "header_bytes", "\"32KiB\"", 1 << 10..=1 << 20);
                     bounded.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(32 << 10)
                 }
                 None => 32 << 10,
@@ -151,8 +150,8 @@ impl Compiler<'_> {
             body_timeout: self.interval(body_timeout, "body_timeout", Duration::from_secs(30)),
             stream_idle: self.interval(stream_idle, "stream_idle", Duration::from_secs(600)),
             idle_timeout: self.interval(idle_timeout, "idle_timeout", Duration::from_secs(75)),
-            drain_delay: drain_delay.given().map_or(Duration::ZERO, |at| at.value.0),
-            drain_timeout: self.interval(drain_timeout, "drain_timeout", Duration::from_secs(30)),
+            drain_delay: duration(drain_delay, Duration::ZERO),
+            drain_timeout: duration(drain_timeout, Duration::from_secs(30)),
         }
     }
 
