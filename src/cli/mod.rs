@@ -28,7 +28,7 @@ const CONFIG_FILES: [&str; 2] = ["tollgate.toml", "/etc/tollgate/tollgate.toml"]
 /// Start with `tollgate demo`, which needs no files; then copy config/tollgate.toml, change it, let `tollgate check` read
 /// it, and serve it with `tollgate run`.
 #[derive(Debug, Parser)]
-#[command(name = "tollgate", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "tollgate", version, arg_required_else_help = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
