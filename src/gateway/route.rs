@@ -32,6 +32,8 @@ pub struct Routes {
 #[derive(Debug)]
 struct Reserved {
     issuer: BaseUrl,
+    /// Everything below it is the server's.
+    path: String,
     /// By listener.
     listeners: Vec<bool>,
 }
@@ -67,26 +69,20 @@ impl Routes {
         }
         let reserved = plan.authorization_server.as_ref().map(|server| Reserved {
             issuer: server.settings.issuer.clone(),
+            path: server.settings.path.clone(),
             listeners: (0..plan.listeners.len()).map(|index| server.listeners.contains(&index)).collect(),
         });
         Ok(Self { table, routes, reserved })
     }
 
-    /// Where a request on `listener` to `host` (canonical; empty when there is none) goes. `is_reserved` says whether the
-    /// path is one of the authorization server's. Its paths win over every route on the issuer's host, and elsewhere over
-    /// routes that do not name the host.
-    pub fn find(
-        &self,
-        listener: usize,
-        host: &str,
-        path: &CanonicalPath,
-        is_reserved: impl FnOnce() -> bool,
-    ) -> Option<Target<'_>> {
+    /// Where a request on `listener` to `host` (canonical; empty when there is none) goes. The authorization server's paths
+    /// win over every route on the issuer's host, and elsewhere over routes that do not name the host.
+    pub fn find(&self, listener: usize, host: &str, path: &CanonicalPath) -> Option<Target<'_>> {
         let found = self.table.find(listener, host, path);
         if let Some(reserved) = &self.reserved
+            && reserved.owns(path.as_str())
             && reserved.listeners.get(listener) == Some(&true)
             && (reserved.is_host(host) || found.is_none_or(|(_, class)| class == HostClass::Any))
-            && is_reserved()
         {
             return Some(Target::AuthorizationServer);
         }
@@ -99,6 +95,18 @@ impl Routes {
 }
 
 impl Reserved {
+    /// Whether `path` lies below the server's own or is one of its well-known documents (RFC 8414 section 3.1).
+    fn owns(&self, path: &str) -> bool {
+        if path.strip_prefix(self.path.as_str()).is_some_and(|rest| rest.starts_with('/')) {
+            return true;
+        }
+        let issuer = self.issuer.path().trim_end_matches('/');
+        let inserted = path.strip_prefix("/.well-known/").and_then(|rest| {
+            rest.strip_prefix("oauth-authorization-server").or_else(|| rest.strip_prefix("openid-configuration"))
+        });
+        inserted == Some(issuer) || path.strip_suffix("/.well-known/openid-configuration") == Some(issuer)
+    }
+
     fn is_host(&self, host: &str) -> bool {
         self.issuer.host() == host || (self.issuer.is_loopback() && is_loopback_host(host))
     }
