@@ -3,6 +3,7 @@
 
 pub mod assemble;
 mod exchange;
+pub mod explain;
 mod head;
 pub mod plan;
 mod reject;

@@ -34,6 +34,18 @@ pub struct AuthorizationServerPlan {
     pub listeners: Vec<usize>,
 }
 
+impl AuthorizationServerPlan {
+    /// Whether a canonical path is the server's own: an endpoint, or one of the well-known documents (RFC 8414 section 3.1,
+    /// and where OpenID Connect looks for them).
+    pub fn reserves(&self, path: &str) -> bool {
+        let issuer = self.settings.issuer.path().trim_end_matches('/');
+        let documents = ["/.well-known/oauth-authorization-server", "/.well-known/openid-configuration"];
+        path.strip_prefix(self.settings.path.as_str()).is_some_and(|rest| rest.starts_with('/'))
+            || documents.iter().any(|document| path.strip_prefix(document) == Some(issuer))
+            || path.strip_suffix(documents[1]) == Some(issuer)
+    }
+}
+
 #[derive(Debug)]
 pub struct RoutePlan {
     pub name: Arc<str>,
