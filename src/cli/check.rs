@@ -1,14 +1,14 @@
 //! `tollgate check`.
 
 use std::io::{self, IsTerminal as _};
-use std::path::Path;
 
 use clap::{Args, ValueEnum};
 
+use super::explain::{assumed, split_url};
 use super::{ConfigArgument, Outcome, print, rendered, summary};
 use crate::clock::Clock;
-use crate::config::{self, Config, Diagnostic, Diagnostics};
-use crate::gateway::explain::{AssumedToken, Question, Rules};
+use crate::config::{self, Config, Diagnostic, Diagnostics, RuleTest};
+use crate::gateway::explain::{AssumedToken, Explanation, Question, Rules};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -29,9 +29,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let path = arguments.config.path();
     let (outcome, found) = match config::load(&path) {
         Ok((config, mut found)) => {
-            let failed = failed_tests(config, &path)?;
-            let outcome = if failed.is_empty() { Outcome::Fine } else { Outcome::Failed };
-            found.extend(failed);
+            let failures = rule_test_failures(config)?;
+            let outcome = if failures.is_empty() { Outcome::Fine } else { Outcome::Failed };
+            found.splice(0..0, failures);
             (outcome, found)
         }
         Err(Diagnostics(problems)) => (Outcome::Failed, problems),
@@ -50,29 +50,40 @@ fn json(found: &[Diagnostic]) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(found)? + "\n")
 }
 
-/// What `[[tests]]` expected in vain.
-fn failed_tests(mut config: Config, path: &Path) -> anyhow::Result<Vec<Diagnostic>> {
-    let mut tests = Vec::new();
-    for test in std::mem::take(&mut config.tests) {
-        let token = match test.token {
-            None => AssumedToken::None,
-            Some(claims) => super::explain::assumed(claims.into(), &config)?,
-        };
-        let usual = config.plan.public_url.authority();
-        let (host, target) = super::explain::split_url(&test.target, &usual)?;
-        let listener = config.server.listeners.iter().position(|listener| !listener.redirect_to_https).unwrap_or(0);
-        let headers = http::HeaderMap::new();
-        let now = Clock::system().now();
-        let question = Question { listener, method: test.method, host, target, headers, token, now };
-        tests.push((question, test.expect, test.line));
-    }
+/// Runs the `[[tests]]`; those that come out otherwise than expected are errors.
+fn rule_test_failures(mut config: Config) -> anyhow::Result<Vec<Diagnostic>> {
+    let tests = std::mem::take(&mut config.tests);
+    let questions: Vec<_> = tests.iter().map(|test| question(test, &config)).collect();
     let rules = Rules::new(&mut config.plan).map_err(|(one, other)| anyhow::anyhow!("routes {one} and {other} tie"))?;
-    let mut failed = Vec::new();
-    for (question, expect, line) in tests {
-        let explanation = rules.explain(&question);
-        if explanation.status != expect {
-            failed.push(Diagnostic::failed_test(path, line, expect, explanation.status, &explanation.lines));
-        }
+    let asked = tests.iter().zip(questions);
+    Ok(asked
+        .filter_map(|(test, question)| match question {
+            Ok(question) => failure(test, &rules.explain(&question)),
+            Err(error) => Some(test.failure(format!("{error}"), "look at `request` and `token`".to_owned())),
+        })
+        .collect())
+}
+
+fn question(test: &RuleTest, config: &Config) -> anyhow::Result<Question> {
+    let token = match &test.token {
+        None => AssumedToken::None,
+        Some(claims) => assumed(claims.clone().into(), config)?,
+    };
+    let (host, target) = split_url(&test.target, &config.plan.public_url.authority())?;
+    let listener = config.server.listeners.iter().position(|listener| !listener.redirect_to_https).unwrap_or(0);
+    let (method, headers, now) = (test.method.clone(), http::HeaderMap::new(), Clock::system().now());
+    Ok(Question { listener, method, host, target, headers, token, now })
+}
+
+fn failure(test: &RuleTest, came: &Explanation) -> Option<Diagnostic> {
+    let named = |status: u16| match status {
+        200 => "200 (forwarded)".to_owned(),
+        status => status.to_string(),
+    };
+    if came.status == test.expect {
+        return None;
     }
-    Ok(failed)
+    let (came_status, expected) = (named(came.status), named(test.expect));
+    let message = format!("`{} {}` came to {came_status}, and {expected} was expected", test.method, test.target);
+    Some(test.failure(message, came.lines.join("; ")))
 }

@@ -154,7 +154,7 @@ impl Rules {
                 return Ok(None);
             }
             AssumedToken::Claims { issuer, claims } => {
-                (*issuer, self.issuers[*issuer].filled(claims.clone(), question.now))
+                (*issuer, self.issuers[*issuer].filled(claims.clone(), &route.plan.audience, question.now))
             }
             AssumedToken::Text(text) => {
                 let header = HeaderValue::from_str(&format!("Bearer {text}")).map_err(|_| Reject::BearerSyntax)?;
@@ -230,14 +230,15 @@ impl Rules {
 }
 
 impl IssuerSettings {
-    /// `claims`, with what an access token of this issuer needs besides filled in.
-    fn filled(&self, claims: Map<String, Value>, now: UnixSeconds) -> Map<String, Value> {
+    /// `claims`, with what an access token of this issuer needs besides filled in; `narrower` is the route's audience.
+    fn filled(&self, claims: Map<String, Value>, narrower: &[String], now: UnixSeconds) -> Map<String, Value> {
         let mut filled = claims;
         let mut set = |name: &str, value: Value| {
             filled.entry(name).or_insert(value);
         };
         set("iss", json!(self.issuer));
-        set(&self.audience_claim.0, json!(self.audience[0]));
+        let audience: Vec<&String> = self.audience.iter().chain(narrower).collect();
+        set(&self.audience_claim.0, json!(audience));
         set("exp", json!(now + 300));
         set("iat", json!(now));
         set("jti", json!("assumed"));

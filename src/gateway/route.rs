@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::Method;
 
-use super::plan::{Plan, RoutePlan};
+use super::plan::{Plan, ReservedPaths, RoutePlan};
 use super::reject::Reject;
 use crate::net::{BaseUrl, is_loopback_host};
 use crate::routing::path::CanonicalPath;
@@ -32,8 +32,7 @@ pub struct Routes {
 #[derive(Debug)]
 struct Reserved {
     issuer: BaseUrl,
-    /// Everything below it is the server's.
-    path: String,
+    paths: ReservedPaths,
     /// By listener.
     listeners: Vec<bool>,
 }
@@ -69,7 +68,7 @@ impl Routes {
         }
         let reserved = plan.authorization_server.as_ref().map(|server| Reserved {
             issuer: server.settings.issuer.clone(),
-            path: server.settings.path.clone(),
+            paths: ReservedPaths::of(&server.settings),
             listeners: (0..plan.listeners.len()).map(|index| server.listeners.contains(&index)).collect(),
         });
         Ok(Self { table, routes, reserved })
@@ -80,7 +79,7 @@ impl Routes {
     pub fn find(&self, listener: usize, host: &str, path: &CanonicalPath) -> Option<Target<'_>> {
         let found = self.table.find(listener, host, path);
         if let Some(reserved) = &self.reserved
-            && reserved.owns(path.as_str())
+            && reserved.paths.contains(path.as_str())
             && reserved.listeners.get(listener) == Some(&true)
             && (reserved.is_host(host) || found.is_none_or(|(_, class)| class == HostClass::Any))
         {
@@ -95,18 +94,6 @@ impl Routes {
 }
 
 impl Reserved {
-    /// Whether `path` lies below the server's own or is one of its well-known documents (RFC 8414 section 3.1).
-    fn owns(&self, path: &str) -> bool {
-        if path.strip_prefix(self.path.as_str()).is_some_and(|rest| rest.starts_with('/')) {
-            return true;
-        }
-        let issuer = self.issuer.path().trim_end_matches('/');
-        let inserted = path.strip_prefix("/.well-known/").and_then(|rest| {
-            rest.strip_prefix("oauth-authorization-server").or_else(|| rest.strip_prefix("openid-configuration"))
-        });
-        inserted == Some(issuer) || path.strip_suffix("/.well-known/openid-configuration") == Some(issuer)
-    }
-
     fn is_host(&self, host: &str) -> bool {
         self.issuer.host() == host || (self.issuer.is_loopback() && is_loopback_host(host))
     }
