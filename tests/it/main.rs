@@ -1,0 +1,6 @@
+//! Black-box tests: they run the binary and talk to it over its sockets, knowing only its documented behaviour.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "the test binary has no interface")]
+
+mod harness;
+mod support;
