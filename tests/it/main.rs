@@ -2,5 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, reason = "the test binary has no interface")]
 
+mod bearer;
 mod harness;
+mod proxy;
+mod routing;
 mod support;
