@@ -2,8 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, reason = "the test binary has no interface")]
 
+mod admin;
 mod bearer;
 mod harness;
+mod limits;
+mod listeners;
 mod proxy;
 mod routing;
 mod support;

@@ -182,7 +182,12 @@ jwks_file = "jwks.json"
     }
 
     pub fn start(self) -> Site {
-        let config = self.config();
+        self.start_with(|config| config)
+    }
+
+    /// With a last change to the configuration.
+    pub fn start_with(self, change: impl FnOnce(String) -> String) -> Site {
+        let config = change(self.config());
         let jwks = self.jwks.unwrap_or_else(|| self.mint.jwks());
         let gateway = self.files.file("jwks.json", jwks).start(&config);
         Site { gateway, upstream: self.upstream, mint: self.mint }
