@@ -13,7 +13,11 @@ fn health_and_readiness() {
     let mut wrong = Wrong::default();
     for path in ["/healthz", "/readyz"] {
         wrong.eq(path, site.gateway.ask_admin(path).status, 200);
-        wrong.eq(("HEAD", path), crate::support::Conn::open(site.gateway.admin()).send(&Req::new("HEAD", path)).status, 200);
+        wrong.eq(
+            ("HEAD", path),
+            crate::support::Conn::open(site.gateway.admin()).send(&Req::new("HEAD", path)).status,
+            200,
+        );
     }
     wrong.eq("elsewhere", site.gateway.ask_admin("/nowhere").status, 404);
     wrong.eq("not on the public side", site.get("/metrics", None).status, 401);
@@ -59,7 +63,8 @@ fn metrics_count_what_happened() {
     for sample in &metrics.samples {
         wrong.ok(&sample.name, sample.name.starts_with("tollgate_") || sample.name.starts_with("process_"), "prefix");
         for (label, value) in &sample.labels {
-            let own = ["secret", "BREW", "alice", "127.0.0.1", "junk", "?", "eyJ"].iter().any(|text| value.contains(text));
+            let own =
+                ["secret", "BREW", "alice", "127.0.0.1", "junk", "?", "eyJ"].iter().any(|text| value.contains(text));
             wrong.ok((&sample.name, label), !own, format!("{value} comes from a caller"));
         }
     }
@@ -90,7 +95,8 @@ fn histograms_are_consistent() {
     }
     let metrics = site.gateway.wait_metrics("counted", |m| m.sum("tollgate_requests_total", &[]) >= 5.0);
     let mut wrong = Wrong::default();
-    let histograms: Vec<_> = metrics.types.iter().filter(|(_, kind)| *kind == "histogram").map(|(name, _)| name).collect();
+    let histograms: Vec<_> =
+        metrics.types.iter().filter(|(_, kind)| *kind == "histogram").map(|(name, _)| name).collect();
     wrong.ok("there are some", !histograms.is_empty(), &metrics.types);
     for name in histograms {
         let count = metrics.sum(&format!("{name}_count"), &[]);
@@ -105,17 +111,22 @@ fn the_token_guards_all_but_health() {
     let site = Site::builder()
         .env("TOLLGATE_ADMIN_TOKEN", "0123456789abcdef0123456789abcdef")
         .more(OPEN)
-        .start_with(|config| {
-            config.replacen("[admin]\n", "[admin]\ntoken = { env = \"TOLLGATE_ADMIN_TOKEN\" }\n", 1)
-        });
+        .start_with(|config| config.replacen("[admin]\n", "[admin]\ntoken = { env = \"TOLLGATE_ADMIN_TOKEN\" }\n", 1));
     let admin = site.gateway.admin();
-    let status = |path: &str, token: Option<&str>| send(admin, &Req::get(path).host("localhost").maybe_bearer(token)).status;
+    let status =
+        |path: &str, token: Option<&str>| send(admin, &Req::get(path).host("localhost").maybe_bearer(token)).status;
     let good = Some("0123456789abcdef0123456789abcdef");
     let mut wrong = Wrong::default();
     for path in ["/healthz", "/readyz"] {
         wrong.eq(path, status(path, None), 200);
     }
-    for token in [None, Some(""), Some("wrong"), Some("0123456789abcdef0123456789abcde"), Some("0123456789abcdef0123456789abcdef0")] {
+    for token in [
+        None,
+        Some(""),
+        Some("wrong"),
+        Some("0123456789abcdef0123456789abcde"),
+        Some("0123456789abcdef0123456789abcdef0"),
+    ] {
         wrong.ok(token, matches!(status("/metrics", token), 400 | 401), "let through");
     }
     wrong.eq("good", status("/metrics", good), 200);
@@ -127,7 +138,11 @@ fn the_token_guards_all_but_health() {
 
 #[test]
 fn without_a_token_off_loopback_nothing_starts() {
-    let config = Site::builder().more(OPEN).config().replacen("[admin]\naddress = \"127.0.0.1:0\"", "[admin]\naddress = \"0.0.0.0:0\"", 1);
+    let config = Site::builder().more(OPEN).config().replacen(
+        "[admin]\naddress = \"127.0.0.1:0\"",
+        "[admin]\naddress = \"0.0.0.0:0\"",
+        1,
+    );
     let done = crate::support::command::check(&config, &[("jwks.json", &crate::support::Mint::new().jwks())], &[]);
     assert_eq!(done.code, Some(1), "{done:?}");
     assert!(done.all().contains("token"), "{done:?}");

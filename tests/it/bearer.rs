@@ -404,10 +404,14 @@ fn j12_a_key_serves_only_what_it_says() {
             ("alg of the key is PS256, used so", signed(4, "PS256", "PS256"), "200"),
             ("P-384 under ES256", signed(5, "ES256", "ES384"), BAD),
             ("P-256 under ES384", signed(6, "ES384", "ES256"), BAD),
-            ("kid of another key", {
-                let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": "ops-verify"}).to_string();
-                compact(&header, &site.mint.claims().to_string(), |input| site.mint.keys[0].sign(input))
-            }, BAD),
+            (
+                "kid of another key",
+                {
+                    let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": "ops-verify"}).to_string();
+                    compact(&header, &site.mint.claims().to_string(), |input| site.mint.keys[0].sign(input))
+                },
+                BAD,
+            ),
         ],
     );
 }
@@ -580,7 +584,11 @@ fn j19_j20_times() {
     let mut cases = vec![
         ("J19 exp missing", mint.token(&json!({"exp": null})), BAD),
         ("J19 exp a float", raw("exp", &format!("{soon}.5")), "200"),
-        ("J19 exp in scientific notation", raw("exp", &format!("{}.{}e9", soon / 1_000_000_000, soon % 1_000_000_000)), "200"),
+        (
+            "J19 exp in scientific notation",
+            raw("exp", &format!("{}.{}e9", soon / 1_000_000_000, soon % 1_000_000_000)),
+            "200",
+        ),
         ("J20 exp past within the leeway", raw("exp", &(now() - 15).to_string()), "200"),
         ("J20 exp past beyond the leeway", raw("exp", &(now() - 35).to_string()), BAD),
         ("J20 exp long past", raw("exp", "1"), BAD),
@@ -757,7 +765,11 @@ fn j24_the_encoding_is_strict() {
         ("white space in the payload's JSON is fine", resigned(h, &padded(1)), &["200"]),
         ("padding on the signature", format!("{good}="), &[BAD, MALFORMED]),
         ("padding on the payload", resigned(h, &format!("{}=", padded(2))), &[BAD, MALFORMED]),
-        ("plain base64 alphabet", format!("{h}.{p}.{}", s.replace('-', "+").replace('_', "/") + "+/"), &[BAD, MALFORMED]),
+        (
+            "plain base64 alphabet",
+            format!("{h}.{p}.{}", s.replace('-', "+").replace('_', "/") + "+/"),
+            &[BAD, MALFORMED],
+        ),
         ("unused bits of the signature", format!("{h}.{p}.{}", loosened(s)), &[BAD]),
         ("unused bits of the payload", resigned(h, &loosened(&padded(1))), &[BAD]),
         ("one segment", h.to_owned(), &[BAD]),

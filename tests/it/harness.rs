@@ -28,8 +28,10 @@ fn the_upstream_records_bytes_and_the_client_parses_answers() {
 fn tls_ends_meet_and_names_are_checked() {
     let authority = Authority::new();
     let config = authority.server(&authority.identity(&["up.test"]), &["http/1.1"], true);
-    let upstream =
-        RecordingUpstream::over(move |socket| tls::accept(&config, socket), |exchange| exchange.answer("200 OK", "", b"ok"));
+    let upstream = RecordingUpstream::over(
+        move |socket| tls::accept(&config, socket),
+        |exchange| exchange.answer("200 OK", "", b"ok"),
+    );
     let client = authority.client().alpn(&["http/1.1"]).identity(&authority.identity(&["someone"]));
     let mut agreed = client.connect(upstream.address, "up.test").unwrap();
     assert_eq!(agreed.alpn.as_deref(), Some("http/1.1"));
@@ -44,7 +46,8 @@ fn http2_ends_meet() {
     let answer = H2Client::plain(upstream.address).send(request);
     assert_eq!((answer.status, &answer.body[..]), (200, &b"abc"[..]));
     assert_eq!(answer.trailers["grpc-status"], "0");
-    assert_eq!(upstream.requests()[0].uri.path(), "/x");
+    let seen = &upstream.requests()[0];
+    assert_eq!((seen.uri.path(), &seen.body[..]), ("/x", &b"abc"[..]));
 }
 
 /// jsonwebtoken knows nothing of the mint, so the two agreeing means something.

@@ -208,7 +208,8 @@ fn connections_per_address() {
     held.pop();
     let deadline = Instant::now() + SOON;
     loop {
-        let again = Conn::try_open_from("127.0.0.7", address).and_then(|mut conn| conn.try_send(&Req::get("/public/x")));
+        let again =
+            Conn::try_open_from("127.0.0.7", address).and_then(|mut conn| conn.try_send(&Req::get("/public/x")));
         if again.as_ref().is_ok_and(|answer| answer.status == 200) {
             break;
         }
@@ -368,7 +369,11 @@ fn a_tunnel_ends_with_the_drain() {
 fn a_second_gateway_on_a_taken_port_says_so() {
     let site = Site::open();
     let address = site.gateway.address("main").to_string();
-    let config = Site::builder().more(OPEN).config().replacen("[listeners.main]\naddress = \"127.0.0.1:0\"", &format!("[listeners.main]\naddress = \"{address}\""), 1);
+    let config = Site::builder().more(OPEN).config().replacen(
+        "[listeners.main]\naddress = \"127.0.0.1:0\"",
+        &format!("[listeners.main]\naddress = \"{address}\""),
+        1,
+    );
     let dir = crate::support::command::files(&config, &[("jwks.json", &site.mint.jwks())]);
     let done = crate::support::command::run_in(dir.path(), &["run", "-c", "tollgate.toml"], "");
     assert_eq!(done.code, Some(1), "{done:?}");

@@ -48,12 +48,9 @@ fn alpn_chooses_the_protocol() {
     let address = scene.site.gateway.address("main");
     let client = scene.authority.client();
     let mut wrong = Wrong::default();
-    for (offered, agreed) in [
-        (&["h2", "http/1.1"][..], Some("h2")),
-        (&["http/1.1"], Some("http/1.1")),
-        (&["h2"], Some("h2")),
-        (&[], None),
-    ] {
+    for (offered, agreed) in
+        [(&["h2", "http/1.1"][..], Some("h2")), (&["http/1.1"], Some("http/1.1")), (&["h2"], Some("h2")), (&[], None)]
+    {
         let got = client.clone().alpn(offered).connect(address, "api.test").unwrap();
         wrong.eq(offered, got.alpn.as_deref(), agreed);
     }
@@ -143,7 +140,11 @@ fn http2_over_tls_and_in_the_clear() {
         let uri = |path: &str| format!("{scheme}://api.test{path}");
         let answer = client.send(get(&uri("/x")));
         wrong.eq((name, "no token"), answer.status, 401);
-        wrong.ok((name, "challenge"), answer.headers["www-authenticate"].to_str().unwrap().starts_with("Bearer "), &answer);
+        wrong.ok(
+            (name, "challenge"),
+            answer.headers["www-authenticate"].to_str().unwrap().starts_with("Bearer "),
+            &answer,
+        );
         let bearer = format!("Bearer {token}");
         let good = request(Method::POST, &uri("/x?y=z")).header("authorization", &bearer).header("X-Own", "1");
         let answer = client.send(good.body(full("body")).unwrap());
@@ -154,14 +155,25 @@ fn http2_over_tls_and_in_the_clear() {
         wrong.eq((name, "body"), seen.body.clone(), b"body");
         wrong.eq((name, "own"), seen.header("X-Own"), Some("1"));
         wrong.eq((name, "proto"), seen.header("X-Forwarded-Proto"), Some(scheme));
-        wrong.ok((name, "no pseudo headers"), !seen.head.windows(2).any(|two| two == b"\n:"), seen.head.escape_ascii().to_string());
+        wrong.ok(
+            (name, "no pseudo headers"),
+            !seen.head.windows(2).any(|two| two == b"\n:"),
+            seen.head.escape_ascii().to_string(),
+        );
 
-        let twice = request(Method::GET, &uri("/public/x")).header("authorization", "Basic a").header("authorization", &bearer);
+        let twice =
+            request(Method::GET, &uri("/public/x")).header("authorization", "Basic a").header("authorization", &bearer);
         wrong.eq((name, "B6 repeated"), client.send(twice.body(empty()).unwrap()).status, 400);
         let other_host = request(Method::GET, &uri("/public/x")).header("host", "evil.test");
         let answer = client.try_send(other_host.body(empty()).unwrap());
-        wrong.ok((name, "host differs from authority"), answer.as_ref().is_ok_and(|a| a.status == 400) || answer.is_err(), &answer);
-        let spoofed = request(Method::GET, &uri("/public/x")).header("x-forwarded-user", "root").header("x_forwarded_user", "root");
+        wrong.ok(
+            (name, "host differs from authority"),
+            answer.as_ref().is_ok_and(|a| a.status == 400) || answer.is_err(),
+            &answer,
+        );
+        let spoofed = request(Method::GET, &uri("/public/x"))
+            .header("x-forwarded-user", "root")
+            .header("x_forwarded_user", "root");
         wrong.eq((name, "spoofed"), client.send(spoofed.body(empty()).unwrap()).status, 200);
         let seen = scene.site.upstream.last();
         wrong.eq((name, "spoofed"), (seen.has("x-forwarded-user"), seen.has("x_forwarded_user")), (false, false));
@@ -170,7 +182,8 @@ fn http2_over_tls_and_in_the_clear() {
         }
         for method in [Method::TRACE, Method::CONNECT] {
             let uri = if method == Method::CONNECT { "api.test:443".to_owned() } else { uri("/x") };
-            let got = client.try_send(request(method.clone(), &uri).header("authorization", &bearer).body(empty()).unwrap());
+            let got =
+                client.try_send(request(method.clone(), &uri).header("authorization", &bearer).body(empty()).unwrap());
             wrong.ok((name, &method), got.as_ref().map_or(true, |a| matches!(a.status, 400 | 405 | 501)), &got);
         }
     }
@@ -180,7 +193,9 @@ fn http2_over_tls_and_in_the_clear() {
 #[test]
 fn http2_answers_are_those_of_http1() {
     let site = Site::open();
-    let poor = Site::with("[[routes]]\nname = \"r\"\npath = \"/r\"\nupstream = \"app\"\nallow = [{ methods = [\"GET\"], scopes = [\"a\"] }]\n");
+    let poor = Site::with(
+        "[[routes]]\nname = \"r\"\npath = \"/r\"\nupstream = \"app\"\nallow = [{ methods = [\"GET\"], scopes = [\"a\"] }]\n",
+    );
     let mut h2 = H2Client::plain(poor.gateway.address("main"));
     let token = poor.mint.scoped("b");
     let mut wrong = Wrong::default();
@@ -271,7 +286,10 @@ fn http2_to_http1_and_back_again() {
     let answer = site.send(&Req::post("/new/x?y").header("X-A", "1").body("hello"));
     assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
     let seen = &h2.requests()[0];
-    assert_eq!((seen.uri.path_and_query().unwrap().as_str(), &seen.headers["x-a"]), ("/new/x?y", &HeaderValue::from_static("1")));
+    assert_eq!(
+        (seen.uri.path_and_query().unwrap().as_str(), &seen.headers["x-a"]),
+        ("/new/x?y", &HeaderValue::from_static("1"))
+    );
     assert!(!seen.headers.contains_key("connection"));
     // The body of an HTTP/2 caller without a length arrives chunked.
     let mut client = H2Client::plain(site.gateway.address("main"));

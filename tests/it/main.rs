@@ -4,9 +4,12 @@
 
 mod admin;
 mod bearer;
+mod bypass;
+mod cli;
 mod harness;
 mod limits;
 mod listeners;
 mod proxy;
 mod routing;
 mod support;
+mod token_endpoint;

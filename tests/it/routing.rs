@@ -470,9 +470,8 @@ fn a_route_may_stand_on_one_listener_only() {
             ("both", "/both", ""),
         ]))
         .start();
-    let status = |listener: &str, path: &str| {
-        crate::support::send(site.gateway.address(listener), &Req::get(path)).status
-    };
+    let status =
+        |listener: &str, path: &str| crate::support::send(site.gateway.address(listener), &Req::get(path)).status;
     let mut wrong = Wrong::default();
     for (listener, path, expected) in [
         ("main", "/main", 200),
@@ -498,11 +497,7 @@ path = "users.toml"
 
 #[test]
 fn reserved_paths_win_on_the_issuers_host_and_only_there() {
-    let site = Site::builder()
-        .more(SERVER)
-        .file("users.toml", "")
-        .more(&routes(&[("rest", "/**", "")]))
-        .start();
+    let site = Site::builder().more(SERVER).file("users.toml", "").more(&routes(&[("rest", "/**", "")])).start();
     let mut wrong = Wrong::default();
     let on = |host: &str, path: &str| met(&site, &Req::get(path).host(host));
     for path in ["/oauth2/jwks", "/.well-known/oauth-authorization-server"] {
@@ -529,10 +524,10 @@ fn routes_that_cannot_be_are_found_by_check() {
     let bad = [
         ("the same path", routes(&[("a", "/a/b", ""), ("b", "/a/b", "")])),
         ("the same shape", routes(&[("a", "/a/{x}", ""), ("b", "/a/{y}", "")])),
-        ("the same host among several", routes(&[
-            ("a", "/a", r#"hosts = ["x.test", "api.test"]"#),
-            ("b", "/a", r#"hosts = ["API.test"]"#),
-        ])),
+        (
+            "the same host among several",
+            routes(&[("a", "/a", r#"hosts = ["x.test", "api.test"]"#), ("b", "/a", r#"hosts = ["API.test"]"#)]),
+        ),
         ("the same name", routes(&[("a", "/a", ""), ("a", "/b", "")])),
         ("inside a reserved path", routes(&[("a", "/oauth2/token", "")])),
         ("below a reserved path", routes(&[("a", "/oauth2/**", "")])),
@@ -555,7 +550,9 @@ fn routes_that_cannot_be_are_found_by_check() {
         wrong.ok(name, done.all().contains("tollgate.toml:"), done.all());
     }
     let allow = |allow: &str| {
-        run(&format!("[[routes]]\nname = \"a\"\npath = \"/a\"\nupstream = \"app\"\nissuers = [\"corp\"]\nallow = {allow}\n"))
+        run(&format!(
+            "[[routes]]\nname = \"a\"\npath = \"/a\"\nupstream = \"app\"\nissuers = [\"corp\"]\nallow = {allow}\n"
+        ))
     };
     for entries in [
         "[]",

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::http::{Conn, Req, Response, send};
+use super::http::{Req, Response, send};
 use super::metrics::Metrics;
 use super::wire::PATIENCE;
 
@@ -128,20 +128,12 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    pub fn start(config: &str) -> Self {
-        Builder::new().start(config)
-    }
-
     pub fn address(&self, listener: &str) -> SocketAddr {
         *self.addresses.get(listener).unwrap_or_else(|| panic!("no listener {listener}"))
     }
 
     pub fn admin(&self) -> SocketAddr {
         self.address("admin")
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
     }
 
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
@@ -182,12 +174,6 @@ impl Gateway {
 
     pub fn output(&self) -> String {
         self.output.lines.lock().unwrap().0.join("\n")
-    }
-
-    /// The log so far, as far as it is JSON.
-    pub fn logs(&self) -> Vec<Value> {
-        let lines = self.output.lines.lock().unwrap();
-        lines.0.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// The first line of the log that is `wanted`, past or coming.
@@ -271,9 +257,4 @@ impl Drop for Gateway {
             eprintln!("--- the gateway's last lines\n{}", lines.0[from..].join("\n"));
         }
     }
-}
-
-/// A connection to a listener of its own.
-pub fn connect(gateway: &Gateway, listener: &str) -> Conn {
-    Conn::open(gateway.address(listener))
 }

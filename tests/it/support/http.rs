@@ -202,7 +202,7 @@ impl Conn {
             }
             _ if !coding.is_empty() => return Err(io::Error::other(format!("Transfer-Encoding: {coding}"))),
             Some(length) => response.body = self.wire.exact(length.map_err(io::Error::other)?)?,
-            None => response.body = self.wire.to_end()?,
+            None => response.body = self.wire.rest()?,
         }
         Ok(response)
     }

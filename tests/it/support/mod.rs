@@ -7,6 +7,7 @@ pub mod h2;
 pub mod http;
 pub mod metrics;
 pub mod mint;
+pub mod server;
 pub mod site;
 pub mod tls;
 pub mod upstream;
@@ -14,7 +15,7 @@ pub mod wire;
 
 use std::fmt::Debug;
 
-pub use gateway::{Builder, Gateway, field, value};
+pub use gateway::{field, value};
 pub use http::{Conn, Req, Response, send};
 pub use mint::Mint;
 pub use site::Site;
@@ -25,6 +26,7 @@ pub use upstream::{Gate, RecordingUpstream};
 pub struct Wrong(Vec<String>);
 
 impl Wrong {
+    #[expect(clippy::needless_pass_by_value, reason = "most callers have just computed them")]
     pub fn eq<T: PartialEq<U> + Debug, U: Debug>(&mut self, case: impl Debug, got: T, expected: U) -> bool {
         let same = got == expected;
         if !same {

@@ -13,7 +13,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion,
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+    SupportedProtocolVersion,
 };
 
 use super::http::Conn;
@@ -75,7 +76,8 @@ impl Authority {
     pub fn server(&self, identity: &Identity, alpn: &[&str], client_auth: bool) -> Arc<ServerConfig> {
         let (certs, key) = identity.der();
         let provider = Arc::new(default_provider());
-        let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+        let builder =
+            ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
         let builder = if client_auth {
             let roots = Arc::new(self.roots());
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build().unwrap();

@@ -99,7 +99,7 @@ impl Exchange {
 
     /// Waits until the peer has closed the connection; an error if it does not.
     pub fn wait_for_close(&mut self) -> io::Result<()> {
-        self.wire.to_end().map(drop).or_else(|e| match e.kind() {
+        self.wire.rest().map(drop).or_else(|e| match e.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Err(e),
             _ => Ok(()),
         })

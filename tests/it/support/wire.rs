@@ -97,7 +97,7 @@ impl Wire {
         Ok(())
     }
 
-    pub fn to_end(&mut self) -> io::Result<Vec<u8>> {
+    pub fn rest(&mut self) -> io::Result<Vec<u8>> {
         while self.fill()? != 0 {}
         Ok(std::mem::take(&mut self.buffer))
     }
@@ -170,7 +170,8 @@ pub fn split_head(head: &[u8]) -> io::Result<(String, Headers)> {
 
 fn header(line: &[u8]) -> io::Result<(String, String)> {
     let line = String::from_utf8_lossy(line);
-    let (name, value) =
-        line.split_once(':').ok_or_else(|| io::Error::new(ErrorKind::InvalidData, format!("not a header: {line:?}")))?;
+    let (name, value) = line
+        .split_once(':')
+        .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, format!("not a header: {line:?}")))?;
     Ok((name.to_owned(), value.trim_matches([' ', '\t']).to_owned()))
 }
