@@ -24,6 +24,13 @@ impl<T: Zeroize + AsRef<[u8]>> Secret<T> {
     }
 }
 
+/// `N` bytes from the operating system's generator.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the operating system has a random generator");
+    bytes
+}
+
 impl<T: Zeroize> Drop for Secret<T> {
     fn drop(&mut self) {
         self.0.zeroize();

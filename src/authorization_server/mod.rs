@@ -1,6 +1,7 @@
 //! The embedded authorization server (RFC 6749).
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +18,17 @@ pub struct Settings {
     pub issuer: BaseUrl,
     /// Starts with `/`, does not end with one.
     pub path: String,
+    pub access_token_format: AccessTokenFormat,
     pub access_token_lifetime: Duration,
     /// Absolute lifetime of a refresh family.
     pub refresh_token_lifetime: Duration,
     pub refresh_token_idle: Duration,
+    /// Of an authorization code; at most ten minutes (RFC 6749 section 4.1.2).
+    pub code_lifetime: Duration,
+    /// Of a login session without a request.
+    pub session_idle: Duration,
+    /// Of a login session, absolute.
+    pub session_lifetime: Duration,
     pub audience: Vec<String>,
     pub signing_algorithm: Algorithm,
     pub key_rotation: Duration,
@@ -31,6 +39,17 @@ pub struct Settings {
     /// Asked in order; the first that knows the name decides.
     pub users: Vec<UserSource>,
     pub lockout: Lockout,
+    /// A folder of pages that replace the built-in ones.
+    pub templates: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccessTokenFormat {
+    /// `at+jwt` (RFC 9068).
+    #[default]
+    Jwt,
+    /// A reference that only the server can resolve.
+    Opaque,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -121,3 +121,80 @@ pub enum TemplatePart {
     /// `{claims.a.b}`.
     Claim(ClaimPath),
 }
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    #[error(
+        "`{{{0}}}` is no placeholder; there are {{sub}}, {{scope}}, {{client_id}}, {{issuer}}, {{roles}}, {{request_id}} and {{claims.NAME}}"
+    )]
+    Unknown(Box<str>),
+    #[error("a `{{` without its `}}`")]
+    Open,
+    #[error("a `}}` without its `{{`")]
+    Close,
+    #[error("a header value holds printable ASCII only")]
+    Text,
+}
+
+impl Template {
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+        if !text.bytes().all(|b| matches!(b, 0x20..=0x7E)) {
+            return Err(TemplateError::Text);
+        }
+        let mut parts = Vec::new();
+        let mut left = text;
+        while let Some(open) = left.find('{') {
+            let (before, after) = (&left[..open], &left[open + 1..]);
+            let (name, rest) = after.split_once('}').ok_or(TemplateError::Open)?;
+            push_text(&mut parts, before)?;
+            parts.push(match name {
+                "sub" => TemplatePart::Sub,
+                "scope" => TemplatePart::Scope,
+                "client_id" => TemplatePart::ClientId,
+                "issuer" => TemplatePart::Issuer,
+                "roles" => TemplatePart::Roles,
+                "request_id" => TemplatePart::RequestId,
+                _ => match name.strip_prefix("claims.").filter(|claim| !claim.is_empty()) {
+                    Some(claim) => TemplatePart::Claim(ClaimPath(claim.into())),
+                    None => return Err(TemplateError::Unknown(name.into())),
+                },
+            });
+            left = rest;
+        }
+        push_text(&mut parts, left)?;
+        Ok(Self(parts))
+    }
+}
+
+fn push_text(parts: &mut Vec<TemplatePart>, text: &str) -> Result<(), TemplateError> {
+    if text.contains('}') {
+        return Err(TemplateError::Close);
+    }
+    if !text.is_empty() {
+        parts.push(TemplatePart::Text(text.into()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates() {
+        let parts = Template::parse("u={sub} {claims.a.b}").expect("valid").0;
+        assert_eq!(
+            parts,
+            [
+                TemplatePart::Text("u=".into()),
+                TemplatePart::Sub,
+                TemplatePart::Text(" ".into()),
+                TemplatePart::Claim(ClaimPath("a.b".into())),
+            ]
+        );
+        assert_eq!(Template::parse("{subject}"), Err(TemplateError::Unknown("subject".into())));
+        assert_eq!(Template::parse("{sub"), Err(TemplateError::Open));
+        assert_eq!(Template::parse("sub}"), Err(TemplateError::Close));
+        assert_eq!(Template::parse("a\r\nb"), Err(TemplateError::Text));
+    }
+}

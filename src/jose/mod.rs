@@ -1,10 +1,13 @@
 //! JOSE: algorithms, JWK sets, signing and verifying of compact JWS (RFC 7515, 7517, 7518). No policy on claims.
 
+mod json;
+mod jws;
 mod key_set;
 mod signing;
 
-pub use key_set::*;
-pub use signing::*;
+pub use json::{JsonError, parse_object};
+pub use jws::{Malformed, UnverifiedJws};
+pub use key_set::{KeySet, KeySetError, VerifyingKey};
 
 /// The signature algorithms that are understood (RFC 7518 section 3.1, RFC 8037). None of them is symmetric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,7 +36,7 @@ impl Algorithm {
         Self::EdDsa,
     ];
 
-    /// The registered name; `alg` is compared with it case-sensitively. "Ed25519" is RFC 9864's name of EdDSA on that curve.
+    /// The registered name, case-sensitively. `Ed25519` is RFC 9864's name of EdDSA on that curve.
     pub fn parse(name: &str) -> Option<Self> {
         match name {
             "Ed25519" => Some(Self::EdDsa),

@@ -1,6 +1,32 @@
-//! What must survive a restart or be shared: codes, refresh families, sessions, revocations, signing keys.
+//! What must survive a restart or be shared: grants, codes, refresh families, sessions, revocations, signing keys.
+//!
+//! [`Store`] is the typed interface; its operations are written once, over a small key-value transaction ([`tx::Tx`]),
+//! and run on every backend. Each write operation is one transaction: it reads, decides and writes, and either all of
+//! it is durable or none. Codes, tokens and cookies are kept as SHA-256 digests, never as themselves.
+
+mod access_tokens;
+mod embedded;
+mod grants;
+mod keys;
+mod memory;
+mod records;
+mod revocations;
+mod tx;
+
+#[cfg(test)]
+mod conformance;
+
+pub use access_tokens::{OpaqueToken, TokenUse};
+pub use grants::{NewAccessToken, NewRefreshToken, Rotation};
+pub use keys::{KeyState, StoredKey};
+pub use records::{Digest, Grant, GrantId, RefreshToken};
+pub use revocations::Revocations;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::clock::{Clock, UnixSeconds};
+use tx::{Changes, Tx};
 
 /// `[store.*]`.
 #[derive(Clone, Debug)]
@@ -9,4 +35,130 @@ pub enum Settings {
     Memory,
     /// One file in this folder, which is made when missing.
     Embedded { path: PathBuf },
+}
+
+/// An operation that was not carried out. Nothing of it is stored.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Too many writes are waiting; trying later may help.
+    #[error("the store's queue is full")]
+    Busy,
+    #[error("the store is closed")]
+    Closed,
+    #[error("the store failed: {0}")]
+    Storage(String),
+    #[error("a record of the store cannot be read: {0}")]
+    Record(String),
+}
+
+/// Why a store did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{path} is in use by another process: stop that one, or give this one a store path of its own")]
+    Locked { path: PathBuf },
+    #[error(
+        "{path} is damaged ({cause}): restore it from a backup, or move it away to start with an empty store (everybody \
+         has to log in again, and tokens issued so far are no longer accepted)"
+    )]
+    Damaged { path: PathBuf, cause: String },
+    #[error("{path}: {cause}")]
+    Io { path: PathBuf, cause: String },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A handle to the store. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    backend: Backend,
+    clock: Clock,
+    live: Live,
+}
+
+#[derive(Debug)]
+enum Backend {
+    Memory(memory::Memory),
+    Embedded(embedded::Embedded),
+}
+
+/// What is also kept in memory, because every request asks for it. Changed after a commit, before it is reported.
+#[derive(Clone, Debug, Default)]
+struct Live {
+    revocations: Arc<Revocations>,
+    token_use: Arc<TokenUse>,
+}
+
+impl Live {
+    fn follow(&self, changes: &mut Changes) {
+        for (jti, expires) in changes.revoked.drain(..) {
+            self.revocations.insert(&jti, expires);
+        }
+        for (jti, grant, expires) in changes.watched.drain(..) {
+            self.token_use.watch(&jti, grant, expires);
+        }
+    }
+}
+
+impl Store {
+    /// Opens the store, making it when missing, and loads what is kept in memory.
+    pub fn open(settings: &Settings, clock: Clock) -> Result<Self, OpenError> {
+        let live = Live::default();
+        let backend = match settings {
+            Settings::Memory => Backend::Memory(memory::Memory::new(live.clone())),
+            Settings::Embedded { path } => {
+                Backend::Embedded(embedded::Embedded::open(path, clock.clone(), live.clone())?)
+            }
+        };
+        let store = Self(Arc::new(Inner { backend, clock, live }));
+        store.load_revocations()?;
+        store.load_watched_tokens()?;
+        Ok(store)
+    }
+
+    /// The access tokens that are refused before they expire.
+    pub fn revocations(&self) -> Arc<Revocations> {
+        self.0.live.revocations.clone()
+    }
+
+    /// Removes up to `limit` expired rows; how many there were. To be called again soon when the answer is `limit`.
+    pub async fn sweep(&self, limit: usize) -> Result<usize, StoreError> {
+        let now = self.now();
+        self.0.live.revocations.forget_expired(now);
+        self.0.live.token_use.forget_expired(now);
+        self.write(move |tx| tx.sweep(limit)).await
+    }
+
+    fn now(&self) -> UnixSeconds {
+        self.0.clock.now()
+    }
+
+    /// Runs `op` alone, as one transaction, and returns when its changes are durable. An error discards its changes.
+    async fn write<T: Send + 'static>(
+        &self,
+        op: impl FnOnce(&mut Tx<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        match &self.0.backend {
+            Backend::Memory(memory) => memory.write(self.now(), op),
+            Backend::Embedded(embedded) => embedded.write(op).await,
+        }
+    }
+
+    /// Queues `op` without waiting for it; whether there was room.
+    fn write_later(&self, op: impl FnOnce(&mut Tx<'_>) -> Result<(), StoreError> + Send + 'static) -> bool {
+        match &self.0.backend {
+            Backend::Memory(memory) => memory.write(self.now(), op).is_ok(),
+            Backend::Embedded(embedded) => embedded.write_later(op),
+        }
+    }
+
+    /// Runs `op` on what was last committed.
+    fn read<T>(&self, op: impl FnOnce(&Tx<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match &self.0.backend {
+            Backend::Memory(memory) => memory.read(self.now(), op),
+            Backend::Embedded(embedded) => embedded.read(self.now(), op),
+        }
+    }
 }

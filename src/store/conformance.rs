@@ -1,0 +1,234 @@
+//! What every store must do, run once for each.
+
+use super::*;
+use serde_json::json;
+
+const START: u64 = 1_800_000_000;
+
+/// A store under test, and a way to close it and open it again (which the one in memory cannot).
+struct Bench {
+    store: Option<Store>,
+    clock: Clock,
+    settings: Settings,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn each(test: impl AsyncFn(&mut Self)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for embedded in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let settings = match embedded {
+                true => Settings::Embedded { path: folder.path().join("data") },
+                false => Settings::Memory,
+            };
+            let clock = Clock::manual(START);
+            let store = Some(Store::open(&settings, clock.clone()).unwrap());
+            runtime.block_on(test(&mut Self { store, clock, settings, _folder: folder }));
+        }
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().unwrap()
+    }
+
+    fn reopen(&mut self) {
+        if matches!(self.settings, Settings::Embedded { .. }) {
+            self.store = None;
+            self.store = Some(Store::open(&self.settings, self.clock.clone()).unwrap());
+        }
+    }
+
+    async fn grant(&self, name: &str) -> Grant {
+        let grant = Grant {
+            id: GrantId::random(),
+            client: "app".into(),
+            user: "alice".into(),
+            scope: "read".into(),
+            audience: vec!["api".into()],
+            auth_time: START,
+            amr: vec!["pwd".into()],
+            password_stamp: String::new(),
+            created: START,
+            expires: START + 1000,
+            revoked: false,
+        };
+        self.store().open_grant(grant.clone(), access(&format!("{name}-0")), Some(refresh(name))).await.unwrap();
+        grant
+    }
+
+    async fn rotate(&self, presented: &str, jti: &str, next: &str) -> Rotation {
+        self.store().rotate(Digest::of(presented), "app".into(), access(jti), refresh(next)).await.unwrap()
+    }
+
+    fn revoked(&self, jti: &str) -> bool {
+        self.store().revocations().is_revoked(jti)
+    }
+}
+
+fn access(jti: &str) -> NewAccessToken {
+    NewAccessToken { jti: jti.into(), expires: START + 300, opaque: None }
+}
+
+fn refresh(token: &str) -> NewRefreshToken {
+    NewRefreshToken { digest: Digest::of(token), expires: START + 500 }
+}
+
+#[test]
+fn r4_a_rotation_retires_the_token_and_its_reuse_revokes_the_family() {
+    Bench::each(async |bench| {
+        bench.grant("a").await;
+        assert_eq!(bench.rotate("a", "a-1", "b").await, Rotation::Rotated { again: false });
+        bench.reopen();
+        assert_eq!(bench.rotate("b", "a-2", "c").await, Rotation::Rotated { again: false });
+        assert!(!bench.revoked("a-1"));
+        assert!(matches!(bench.rotate("a", "a-3", "d").await, Rotation::Reused(_)));
+        bench.reopen();
+        for jti in ["a-0", "a-1", "a-2"] {
+            assert!(bench.revoked(jti), "{jti}");
+        }
+        assert!(!bench.revoked("a-3"));
+        assert_eq!(bench.rotate("c", "a-4", "e").await, Rotation::Invalid);
+    });
+}
+
+#[test]
+fn r7_a_lost_answer_is_survived_and_its_tokens_are_void() {
+    Bench::each(async |bench| {
+        bench.grant("a").await;
+        assert_eq!(bench.rotate("a", "a-1", "b").await, Rotation::Rotated { again: false });
+        bench.reopen();
+        assert_eq!(bench.rotate("a", "a-2", "c").await, Rotation::Rotated { again: true });
+        assert!(bench.revoked("a-1") && !bench.revoked("a-2"));
+        assert_eq!(bench.rotate("c", "a-3", "d").await, Rotation::Rotated { again: false });
+        // The tokens of the lost answer did arrive somewhere.
+        assert!(matches!(bench.rotate("b", "a-4", "e").await, Rotation::Reused(_)));
+        assert!(bench.revoked("a-2") && bench.revoked("a-3"));
+    });
+}
+
+#[test]
+fn r7_the_use_of_the_successors_access_token_ends_the_grace() {
+    for restart in [false, true] {
+        Bench::each(async |bench| {
+            bench.grant("a").await;
+            bench.rotate("a", "a-1", "b").await;
+            bench.store().access_token_seen("a-1");
+            if restart {
+                bench.reopen();
+            }
+            assert!(matches!(bench.rotate("a", "a-2", "c").await, Rotation::Reused(_)));
+        });
+    }
+}
+
+#[test]
+fn r6_another_client_cannot_revoke_a_family() {
+    Bench::each(async |bench| {
+        bench.grant("a").await;
+        bench.rotate("a", "a-1", "b").await;
+        bench.rotate("b", "a-2", "c").await;
+        let other = bench.store().rotate(Digest::of("a"), "other".into(), access("x"), refresh("y")).await.unwrap();
+        assert_eq!(other, Rotation::Invalid);
+        assert_eq!(bench.rotate("c", "a-3", "d").await, Rotation::Rotated { again: false });
+    });
+}
+
+#[test]
+fn r9_idle_and_absolute_lifetimes_end_a_family() {
+    Bench::each(async |bench| {
+        bench.grant("a").await;
+        bench.clock.advance(499);
+        let late = NewRefreshToken { digest: Digest::of("b"), expires: START + 5000 };
+        let rotated = bench.store().rotate(Digest::of("a"), "app".into(), access("a-1"), late).await.unwrap();
+        assert_eq!(rotated, Rotation::Rotated { again: false });
+        bench.clock.advance(1);
+        assert_eq!(bench.rotate("a", "x", "y").await, Rotation::Invalid, "idle for too long");
+        assert!(bench.store().refresh_token(Digest::of("b")).await.unwrap().is_some());
+        bench.clock.advance(500);
+        assert!(bench.store().refresh_token(Digest::of("b")).await.unwrap().is_none(), "the grant is over");
+    });
+}
+
+#[test]
+fn r8_of_rotations_at_once_only_one_branch_lives() {
+    Bench::each(async |bench| {
+        bench.grant("a").await;
+        let store = bench.store().clone();
+        let tasks: Vec<_> = (0..16)
+            .map(|n| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    let next = refresh(&format!("next-{n}"));
+                    store.rotate(Digest::of("a"), "app".into(), access(&format!("jti-{n}")), next).await.unwrap()
+                })
+            })
+            .collect();
+        for task in tasks {
+            assert!(matches!(task.await.unwrap(), Rotation::Rotated { .. }));
+        }
+        assert_eq!((0..16).filter(|n| !bench.revoked(&format!("jti-{n}"))).count(), 1);
+    });
+}
+
+#[test]
+fn expired_rows_are_swept_in_bounded_batches_and_renewed_ones_stay() {
+    Bench::each(async |bench| {
+        let grant = bench.grant("a").await;
+        bench.store().revoke_access_token("x".into(), START + 10).await.unwrap();
+        bench.store().change_signing_keys(vec![key("k")], vec![]).await.unwrap();
+        assert_eq!(bench.store().sweep(100).await.unwrap(), 0);
+        bench.clock.advance(600);
+        let mut swept = Vec::new();
+        while swept.last() != Some(&0) {
+            swept.push(bench.store().sweep(2).await.unwrap());
+        }
+        // A revocation, an access token and a refresh token are gone; the grant and the key are not.
+        assert_eq!(swept, [2, 1, 0]);
+        assert!(bench.store().revocations().is_empty());
+        assert!(bench.store().revoke_grant(grant.id).await.unwrap());
+        assert_eq!(bench.store().signing_keys().await.unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn keys_and_opaque_tokens_survive_and_revoked_tokens_do_not() {
+    Bench::each(async |bench| {
+        bench.store().change_signing_keys(vec![key("k1"), key("k2")], vec![]).await.unwrap();
+        bench.store().change_signing_keys(vec![], vec!["k1".into()]).await.unwrap();
+        let claims = json!({ "sub": "alice" }).as_object().unwrap().clone();
+        let opaque = NewAccessToken { opaque: Some((Digest::of("opaque"), claims.clone())), ..access("o") };
+        bench.store().record_access_token(opaque).await.unwrap();
+        bench.reopen();
+        let keys = bench.store().signing_keys().await.unwrap();
+        assert_eq!(keys.iter().map(|key| key.kid.as_str()).collect::<Vec<_>>(), ["k2"]);
+        assert_eq!(keys[0].pkcs8().unwrap().expose(), b"private");
+        assert_eq!(bench.store().opaque_token("opaque").await.unwrap().unwrap().claims, claims);
+        assert!(bench.store().opaque_token("other").await.unwrap().is_none());
+        bench.store().revoke_access_token("o".into(), START + 300).await.unwrap();
+        assert!(bench.store().opaque_token("opaque").await.unwrap().is_none());
+    });
+}
+
+fn key(kid: &str) -> StoredKey {
+    StoredKey::new(kid, "ES256", KeyState::Active, START, &crate::secret::Secret::new(b"private".to_vec()))
+}
+
+#[test]
+fn the_file_is_private_locked_and_a_damaged_one_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a/b");
+    let settings = Settings::Embedded { path: path.clone() };
+    let store = Store::open(&settings, Clock::manual(START)).unwrap();
+    let file = path.join("tollgate.redb");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let error = Store::open(&settings, Clock::manual(START)).unwrap_err();
+    assert!(matches!(error, OpenError::Locked { .. }), "{error}");
+    drop(store);
+    std::fs::write(&file, b"these bytes are no database, whatever they are").unwrap();
+    let error = Store::open(&settings, Clock::manual(START)).unwrap_err();
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains("move it away"), "{error}");
+}
