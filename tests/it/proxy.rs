@@ -227,7 +227,9 @@ fn a_trusted_proxy_is_believed() {
             .header("X-Forwarded-Host", "front.test")
             .header("X-Request-Id", "from-the-proxy"),
     );
-    wrong.eq("chain", seen.all("X-Forwarded-For").join(", "), "6.6.6.6, 203.0.113.9, 10.1.2.3, 127.0.0.1");
+    // What stands before the first address that is no proxy may be anybody's invention: kept or cut.
+    let chain = seen.all("X-Forwarded-For").join(", ");
+    wrong.ok("chain", chain.ends_with("203.0.113.9, 10.1.2.3, 127.0.0.1"), &chain);
     wrong.eq("proto", seen.all("X-Forwarded-Proto"), ["https"]);
     wrong.eq("host", seen.all("X-Forwarded-Host"), ["front.test"]);
     wrong.eq("request id", answer.request_id(), "from-the-proxy");
