@@ -2,10 +2,12 @@
 
 pub mod admin;
 pub mod authorization_server;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod gateway;
 pub mod jose;
+pub mod limits;
 pub mod net;
 pub mod policy;
 pub mod routing;

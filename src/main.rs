@@ -1,1 +1,7 @@
-fn main() {}
+//! The `tollgate` program; everything it does is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tollgate::cli::main()
+}

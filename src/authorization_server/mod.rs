@@ -1,5 +1,26 @@
 //! The embedded authorization server (RFC 6749).
 
+mod clients;
+mod error;
+mod form;
+mod grants;
+mod keys;
+mod metadata;
+mod passwords;
+mod server;
+mod token_endpoint;
+mod tokens;
+mod users;
+
+#[cfg(test)]
+mod tests;
+
+pub use clients::{generate_secret, hash_secret};
+pub use keys::{KeyError, KeyInfo, PublicKeys, PublishedKeys};
+pub use passwords::{HashError, hash_password};
+pub use server::{AuthorizationServer, Caller, Endpoint};
+pub use tokens::{OPAQUE_PREFIX, RESERVED_CLAIMS};
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +31,16 @@ use crate::jose::Algorithm;
 use crate::net::BaseUrl;
 use crate::scope::ScopeSet;
 use crate::secret::Secret;
+use crate::store::StoreError;
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
 
 /// `[authorization_server]`.
 #[derive(Debug)]

@@ -1,5 +1,23 @@
-//! The TOML file: model, diagnostics, and its compilation to a plan.
+//! The TOML file: read into a model, compiled to settings and a plan, with every problem of it told at once.
+//!
+//! `model` mirrors the file, `reader` fills it value by value, `compile` gives it meaning, `diagnostic` says what is wrong.
+//! Nothing here talks to the network, so that a configuration can be checked anywhere.
 
+mod compile;
+mod diagnostic;
+mod model;
+mod reader;
+mod value;
+
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+pub use diagnostic::{Code, Diagnostic, Diagnostics, Severity};
+use diagnostic::{Report, Span};
+use reader::{Read, Reader};
+
+use crate::clock::Clock;
 use crate::gateway::plan::Plan;
 use crate::{admin, server, telemetry};
 
@@ -13,6 +31,8 @@ pub struct Config {
     pub log: telemetry::Settings,
     pub plan: Plan,
     pub tests: Vec<RuleTest>,
+    /// Every file that was read besides the configuration itself.
+    pub files: Vec<PathBuf>,
 }
 
 /// One `[[tests]]`.
@@ -26,4 +46,66 @@ pub struct RuleTest {
     /// Absent: no token. `issuer` (a configured name), `sub`, `scope`, `client_id` and any further claim.
     pub token: Option<serde_json::Map<String, serde_json::Value>>,
     pub expect: u16,
+}
+
+/// Syntax errors that are told; those that follow are mostly echoes.
+const MAX_SYNTAX_ERRORS: usize = 3;
+
+/// Reads and compiles the configuration at `path`; with it come the warnings.
+pub fn load(path: &Path) -> Result<(Config, Vec<Diagnostic>), Diagnostics> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => load_text(&text, path),
+        Err(error) => {
+            let mut report = Report::default();
+            let file = report.add_source(path.to_owned(), PathBuf::new(), String::new());
+            let message = format!("the configuration cannot be read: {error}");
+            report.file_error(Code::Unreadable, file, message, "name another file with `-c FILE`");
+            Err(Diagnostics(report.finish()))
+        }
+    }
+}
+
+/// As [`load`], with a text that would stand in the file `path`: messages name it so, and relative paths start beside it.
+pub fn load_text(text: &str, path: &Path) -> Result<(Config, Vec<Diagnostic>), Diagnostics> {
+    let mut report = Report::default();
+    let base = path.parent().map(Path::to_owned).unwrap_or_default();
+    let file = report.add_source(path.to_owned(), base, text.to_owned());
+    let config = read_file::<model::File>(&mut report, file)
+        .and_then(|(model, start)| compile::compile(model, start, &mut report, Clock::system().now()));
+    match config {
+        Some(config) => Ok((config, report.finish())),
+        None => Err(Diagnostics(report.finish())),
+    }
+}
+
+/// The JSON Schema of the file (draft 2020-12), from the types that read it.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(model::File).to_value()
+}
+
+/// Reads a whole file of the report into a model; none where it is not TOML.
+fn read_file<T: Read>(report: &mut Report, file: usize) -> Option<(T, Span)> {
+    let source = report.source(file);
+    let (table, errors) = DeTable::parse_recoverable(&source.text);
+    for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
+        let range = error.span().unwrap_or(0..0);
+        let at = Span { file, start: range.start, end: range.end };
+        report.error_of(Code::Syntax, at, error.message(), syntax_help(error.message()));
+    }
+    if !errors.is_empty() {
+        return None;
+    }
+    let start = Span { file, start: 0, end: source.text.find('\n').unwrap_or(source.text.len()) };
+    let mut reader = Reader::new(report, file);
+    T::read(&DeValue::Table(table.into_inner()), start, &mut reader).map(|read| (read, start))
+}
+
+fn syntax_help(message: &str) -> &'static str {
+    if message.contains("duplicate key") {
+        "keep one of the two"
+    } else if message.contains("quote") || message.contains("string") {
+        "texts stand in quotes: `name = \"orders\"`"
+    } else {
+        "this is not TOML; see https://toml.io/en/v1.0.0"
+    }
 }

@@ -1,1 +1,212 @@
-//! (to come)
+//! Who the caller is and how it came, when proxies stand in between (RFC 7239 and the older `X-Forwarded-*`). What a peer
+//! says of it is believed only of trusted proxies; what goes on to the upstream is written anew.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
+
+use super::TrustedProxies;
+
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// What is known of where a request comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The first address from the right that is no trusted proxy.
+    pub client: IpAddr,
+    /// Whether the caller used https.
+    pub https: bool,
+    /// Whether the peer of the connection is a trusted proxy.
+    pub trusted: bool,
+}
+
+impl Origin {
+    pub fn of(peer: IpAddr, tls: bool, headers: &HeaderMap, trusted: &TrustedProxies) -> Self {
+        if !trusted.contains(peer) {
+            return Self { client: peer, https: tls, trusted: false };
+        }
+        let mut client = peer;
+        for hop in hops(headers).iter().rev() {
+            let Some(address) = hop else { break };
+            client = *address;
+            if !trusted.contains(client) {
+                break;
+            }
+        }
+        Self { client, https: scheme(headers).unwrap_or(tls), trusted: true }
+    }
+}
+
+/// The addresses that proxies noted, the caller's first; `None` for one that is no address.
+fn hops(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+    let values = |name: &HeaderName| -> Vec<String> {
+        let all = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        all.flat_map(|value| value.split(',')).map(|part| part.trim().to_owned()).collect()
+    };
+    let listed = values(&X_FORWARDED_FOR);
+    if !listed.is_empty() {
+        return listed.iter().map(|hop| address(hop)).collect();
+    }
+    let elements = values(&FORWARDED);
+    if !elements.is_empty() {
+        return elements.iter().map(|element| parameter(element, "for").and_then(|node| address(&node))).collect();
+    }
+    values(&X_REAL_IP).iter().map(|hop| address(hop)).collect()
+}
+
+/// What the last proxy says of the scheme: the rightmost word is that of the peer itself.
+fn scheme(headers: &HeaderMap) -> Option<bool> {
+    let last = |name: HeaderName| headers.get_all(name).iter().next_back().and_then(|value| value.to_str().ok());
+    let word = match last(X_FORWARDED_PROTO) {
+        Some(value) => value.rsplit(',').next().map(|word| word.trim().to_owned()),
+        None => last(FORWARDED).and_then(|value| parameter(value.rsplit(',').next()?, "proto")),
+    };
+    word.map(|word| word.eq_ignore_ascii_case("https") || word.eq_ignore_ascii_case("wss"))
+}
+
+/// The value of one parameter of a `Forwarded` element, without its quotes.
+fn parameter(element: &str, name: &str) -> Option<String> {
+    element.split(';').find_map(|pair| {
+        let (key, value) = pair.split_once('=')?;
+        key.trim().eq_ignore_ascii_case(name).then(|| value.trim().trim_matches('"').to_owned())
+    })
+}
+
+/// `1.2.3.4`, `1.2.3.4:80`, `::1`, `[::1]`, `[::1]:80`.
+fn address(text: &str) -> Option<IpAddr> {
+    let parsed = text
+        .parse::<IpAddr>()
+        .or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()))
+        .or_else(|_| text.trim_start_matches('[').trim_end_matches(']').parse());
+    parsed.ok().map(|address| address.to_canonical())
+}
+
+/// Writes the forwarding fields for the upstream. `peer` is the far end of the connection, `peer_text` the same as a value;
+/// what a trusted proxy said is kept and added to, what anybody else said is gone.
+pub fn rewrite(
+    headers: &mut HeaderMap,
+    origin: &Origin,
+    peer: IpAddr,
+    peer_text: &HeaderValue,
+    host: Option<&HeaderValue>,
+) {
+    if !origin.trusted {
+        let said: Vec<HeaderName> = headers.keys().filter(|name| is_forwarding(name)).cloned().collect();
+        for name in said {
+            headers.remove(name);
+        }
+    }
+    let proto = HeaderValue::from_static(if origin.https { "https" } else { "http" });
+    let host = headers.get(X_FORWARDED_HOST).filter(|_| origin.trusted).or(host).cloned();
+    let element = element(peer, host.as_ref(), origin.https);
+    append(headers, X_FORWARDED_FOR, peer_text.clone());
+    append(headers, FORWARDED, element);
+    headers.insert(X_FORWARDED_PROTO, proto);
+    if let Some(host) = host {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+    let client = if origin.client == peer { Some(peer_text.clone()) } else { value(&origin.client.to_string()) };
+    if let Some(client) = client {
+        headers.insert(X_REAL_IP, client);
+    }
+}
+
+/// Adds to a comma-separated list, as one field line.
+fn append(headers: &mut HeaderMap, name: HeaderName, last: HeaderValue) {
+    let before: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
+    if before.is_empty() {
+        headers.insert(name, last);
+        return;
+    }
+    let joined = [before.join(&b", "[..]).as_slice(), last.as_bytes()].join(&b", "[..]);
+    headers.insert(name, HeaderValue::from_bytes(&joined).unwrap_or(last));
+}
+
+fn element(peer: IpAddr, host: Option<&HeaderValue>, https: bool) -> HeaderValue {
+    let node = match peer {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("\"[{address}]\""),
+    };
+    let proto = if https { "https" } else { "http" };
+    let host = host.and_then(|host| host.to_str().ok()).filter(|host| !host.contains(['"', '\\']));
+    let text = match host {
+        // A host with a port or brackets is no token and must be quoted.
+        Some(host) if host.contains([':', '[']) => format!("for={node};host=\"{host}\";proto={proto}"),
+        Some(host) => format!("for={node};host={host};proto={proto}"),
+        None => format!("for={node};proto={proto}"),
+    };
+    value(&text).unwrap_or(HeaderValue::from_static("for=unknown"))
+}
+
+fn value(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(text).ok()
+}
+
+/// Whether `name` tells of an earlier hop.
+pub fn is_forwarding(name: &HeaderName) -> bool {
+    *name == FORWARDED || *name == X_REAL_IP || name.as_str().starts_with("x-forwarded-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let line = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        lines.iter().map(line).collect()
+    }
+
+    #[test]
+    fn the_client_is_the_first_from_the_right_that_is_not_trusted() {
+        let trusted = TrustedProxies(vec!["10.0.0.0/8".parse().expect("net")]);
+        let peer: IpAddr = "10.0.0.1".parse().expect("ip");
+        for (lines, client, https) in [
+            (&[][..], "10.0.0.1", false),
+            (&[("x-forwarded-for", "1.1.1.1, 2.2.2.2, 10.0.0.9")], "2.2.2.2", false),
+            (&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "10.0.0.9")], "1.1.1.1", false),
+            (&[("x-forwarded-for", "1.1.1.1, junk, 10.0.0.9")], "10.0.0.9", false),
+            (&[("forwarded", "for=\"[2001:db8::1]:80\";proto=https")], "2001:db8::1", true),
+            (&[("x-forwarded-proto", "http, HTTPS")], "10.0.0.1", true),
+            (&[("x-forwarded-proto", "https,http")], "10.0.0.1", false),
+        ] {
+            let origin = Origin::of(peer, false, &headers(lines), &trusted);
+            assert_eq!(origin, Origin { client: client.parse().expect("ip"), https, trusted: true }, "{lines:?}");
+        }
+        let stranger = "192.0.2.1".parse().expect("ip");
+        let lies = headers(&[("x-forwarded-for", "10.0.0.2"), ("x-forwarded-proto", "https")]);
+        let origin = Origin::of(stranger, false, &lies, &trusted);
+        assert_eq!(origin, Origin { client: stranger, https: false, trusted: false });
+    }
+
+    #[test]
+    fn class_21_what_a_stranger_says_is_written_anew() {
+        let peer: IpAddr = "192.0.2.1".parse().expect("ip");
+        let mut map = headers(&[
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-uri", "/admin"),
+            ("x-real-ip", "6.6.6.6"),
+            ("forwarded", "for=6.6.6.6"),
+        ]);
+        let origin = Origin { client: peer, https: true, trusted: false };
+        rewrite(
+            &mut map,
+            &origin,
+            peer,
+            &HeaderValue::from_static("192.0.2.1"),
+            Some(&HeaderValue::from_static("a:8443")),
+        );
+        let expected = headers(&[
+            ("x-forwarded-for", "192.0.2.1"),
+            ("forwarded", "for=192.0.2.1;host=\"a:8443\";proto=https"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "a:8443"),
+            ("x-real-ip", "192.0.2.1"),
+        ]);
+        assert_eq!(map, expected);
+    }
+}

@@ -1,1 +1,84 @@
-//! (to come)
+//! Header fields that belong to one hop (RFC 9110 section 7.6.1) and must not travel further.
+
+use http::header::{self, HeaderMap, HeaderName};
+
+/// Names of the cookies that are ours start with one of these; no upstream sees or sets them.
+pub const OWN_COOKIE_PREFIXES: [&str; 2] = ["__Host-tollgate", "tollgate_"];
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Whether `name` is of one hop alone, whatever `Connection` says.
+pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+    [
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::TE,
+        header::TRAILER,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+    ]
+    .contains(name)
+}
+
+/// Removes what `Connection` names and the fields of the hop. Names that it may not take away (`keep`) stay: a caller must
+/// not be able to remove what frames or routes the message.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH && *name != header::AUTHORIZATION)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    let present: Vec<HeaderName> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    for name in present {
+        headers.remove(name);
+    }
+}
+
+/// Whether one of the comma-separated tokens of `name` is `token`, without regard to case.
+pub fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|part| part.trim().eq_ignore_ascii_case(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn class_22_connection_takes_away_what_it_names_but_not_the_framing() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-User"),
+            ("connection", "Host, content-length, authorization"),
+            ("x-user", "mallory"),
+            ("host", "a"),
+            ("content-length", "3"),
+            ("authorization", "Bearer x"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("accept", "*/*"),
+        ] {
+            headers.append(HeaderName::from_static(name), http::HeaderValue::from_static(value));
+        }
+        remove_hop_by_hop(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["accept", "authorization", "content-length", "host"]);
+    }
+}

@@ -14,7 +14,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn each(test: impl AsyncFn(&mut Self)) {
+    fn each(test: &impl AsyncFn(&mut Self)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         for embedded in [false, true] {
             let folder = tempfile::tempdir().unwrap();
@@ -76,7 +76,7 @@ fn refresh(token: &str) -> NewRefreshToken {
 
 #[test]
 fn r4_a_rotation_retires_the_token_and_its_reuse_revokes_the_family() {
-    Bench::each(async |bench| {
+    Bench::each(&async |bench| {
         bench.grant("a").await;
         assert_eq!(bench.rotate("a", "a-1", "b").await, Rotation::Rotated { again: false });
         bench.reopen();
@@ -94,7 +94,7 @@ fn r4_a_rotation_retires_the_token_and_its_reuse_revokes_the_family() {
 
 #[test]
 fn r7_a_lost_answer_is_survived_and_its_tokens_are_void() {
-    Bench::each(async |bench| {
+    Bench::each(&async |bench| {
         bench.grant("a").await;
         assert_eq!(bench.rotate("a", "a-1", "b").await, Rotation::Rotated { again: false });
         bench.reopen();
@@ -110,7 +110,7 @@ fn r7_a_lost_answer_is_survived_and_its_tokens_are_void() {
 #[test]
 fn r7_the_use_of_the_successors_access_token_ends_the_grace() {
     for restart in [false, true] {
-        Bench::each(async |bench| {
+        Bench::each(&async |bench| {
             bench.grant("a").await;
             bench.rotate("a", "a-1", "b").await;
             bench.store().access_token_seen("a-1");
@@ -124,7 +124,7 @@ fn r7_the_use_of_the_successors_access_token_ends_the_grace() {
 
 #[test]
 fn r6_another_client_cannot_revoke_a_family() {
-    Bench::each(async |bench| {
+    Bench::each(&async |bench| {
         bench.grant("a").await;
         bench.rotate("a", "a-1", "b").await;
         bench.rotate("b", "a-2", "c").await;
@@ -136,7 +136,7 @@ fn r6_another_client_cannot_revoke_a_family() {
 
 #[test]
 fn r9_idle_and_absolute_lifetimes_end_a_family() {
-    Bench::each(async |bench| {
+    Bench::each(&async |bench| {
         bench.grant("a").await;
         bench.clock.advance(499);
         let late = NewRefreshToken { digest: Digest::of("b"), expires: START + 5000 };
@@ -152,7 +152,7 @@ fn r9_idle_and_absolute_lifetimes_end_a_family() {
 
 #[test]
 fn r8_of_rotations_at_once_only_one_branch_lives() {
-    Bench::each(async |bench| {
+    Bench::each(&async |bench| {
         bench.grant("a").await;
         let store = bench.store().clone();
         let tasks: Vec<_> = (0..16)
@@ -173,7 +173,7 @@ fn r8_of_rotations_at_once_only_one_branch_lives() {
 
 #[test]
 fn expired_rows_are_swept_in_bounded_batches_and_renewed_ones_stay() {
-    Bench::each(async |bench| {
+    Bench::each(&async |bench| {
         let grant = bench.grant("a").await;
         bench.store().revoke_access_token("x".into(), START + 10).await.unwrap();
         bench.store().change_signing_keys(vec![key("k")], vec![]).await.unwrap();
@@ -193,7 +193,7 @@ fn expired_rows_are_swept_in_bounded_batches_and_renewed_ones_stay() {
 
 #[test]
 fn keys_and_opaque_tokens_survive_and_revoked_tokens_do_not() {
-    Bench::each(async |bench| {
+    Bench::each(&async |bench| {
         bench.store().change_signing_keys(vec![key("k1"), key("k2")], vec![]).await.unwrap();
         bench.store().change_signing_keys(vec![], vec!["k1".into()]).await.unwrap();
         let claims = json!({ "sub": "alice" }).as_object().unwrap().clone();

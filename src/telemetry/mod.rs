@@ -1,5 +1,7 @@
 //! What the gateway tells its operators. Imports nothing of the crate.
 
+pub mod access_log;
+pub mod log;
 pub mod metrics;
 
 use std::path::PathBuf;

@@ -1,9 +1,29 @@
-//! Where requests go: pools of kept-alive connections to the servers of each upstream.
+//! Where requests go: pools of kept-alive connections to the servers of each upstream. Nothing is sent without a `Permit`.
 
-use std::sync::Arc;
+mod balance;
+mod body;
+mod connect;
+mod dialect;
+mod pool;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use http::{Request, Response};
+use prometheus::{Histogram, IntCounter};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+pub use body::ResponseBody;
+pub use dialect::Dialect;
+pub use pool::Pools;
+
 use crate::net::BaseUrl;
+use crate::net::body::{BodyError, BodyOutcome, RequestBody};
+use crate::policy::Permit;
+use crate::telemetry::metrics::Metrics;
+use crate::tls::TlsError;
 
 /// One `[upstreams.NAME]`.
 #[derive(Clone, Debug)]
@@ -26,12 +46,223 @@ pub struct Settings {
     pub tls: crate::tls::ClientSettings,
 }
 
-/// What else the server behind would read into a path; each only refuses more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Dialect {
-    #[default]
-    Generic,
-    Tomcat,
-    Iis,
-    Php,
+/// Why there is no answer of an upstream.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    #[error("no connection to {server}: {source}")]
+    Connect { server: String, source: std::io::Error },
+    #[error("no connection to {server} within {limit:?}")]
+    ConnectTimeout { server: String, limit: Duration },
+    #[error("all {limit} connections to {server} are in use")]
+    Busy { server: String, limit: usize },
+    #[error("{server} broke off: {source}")]
+    Broken { server: String, source: hyper::Error },
+    #[error("no answer of {server} within {limit:?}")]
+    Timeout { server: String, limit: Duration },
+    #[error("{0}")]
+    RequestBody(BodyError),
+}
+
+/// One upstream, shared by all workers.
+#[derive(Debug)]
+pub struct Upstream {
+    settings: Settings,
+    servers: Vec<Server>,
+    /// Where the next round-robin turn begins.
+    turn: AtomicUsize,
+    metrics: UpstreamMetrics,
+}
+
+#[derive(Debug)]
+struct Server {
+    url: BaseUrl,
+    authority: http::HeaderValue,
+    connector: connect::Connector,
+    places: Arc<Places>,
+    /// The pools of all workers, for when the last place is taken by a connection that nobody uses.
+    pools: Mutex<Vec<Weak<pool::ServerPool>>>,
+}
+
+/// How many connections a server has over all workers.
+#[derive(Debug, Default)]
+struct Places {
+    taken: AtomicUsize,
+    freed: Notify,
+}
+
+#[derive(Debug)]
+struct UpstreamMetrics {
+    requests: IntCounter,
+    latency: Histogram,
+    connects: IntCounter,
+    errors: prometheus::IntCounterVec,
+    name: Arc<str>,
+}
+
+impl Upstream {
+    pub fn new(settings: Settings, metrics: &Metrics) -> Result<Self, TlsError> {
+        let server = |url: &BaseUrl| {
+            Ok(Server {
+                authority: http::HeaderValue::from_str(&url.authority())
+                    .map_err(|_| TlsError::ServerName(url.to_string()))?,
+                connector: connect::Connector::new(url, &settings)?,
+                places: Arc::default(),
+                pools: Mutex::default(),
+                url: url.clone(),
+            })
+        };
+        let servers = settings.servers.iter().map(server).collect::<Result<_, TlsError>>()?;
+        let name: &str = &settings.name;
+        let metrics = UpstreamMetrics {
+            requests: metrics.upstream_requests.with_label_values(&[name]),
+            latency: metrics.upstream_seconds.with_label_values(&[name]),
+            connects: metrics.upstream_connects.with_label_values(&[name]),
+            errors: metrics.upstream_errors.clone(),
+            name: settings.name.clone(),
+        };
+        Ok(Self { settings, servers, turn: AtomicUsize::new(0), metrics })
+    }
+
+    pub fn name(&self) -> &Arc<str> {
+        &self.settings.name
+    }
+
+    pub fn dialect(&self) -> Dialect {
+        self.settings.dialect
+    }
+}
+
+/// A request ready to go, but for the server that will take it.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// The target is a path and query; no `Host` yet, unless it is kept or literal.
+    pub request: Request<RequestBody>,
+    /// Fill in the chosen server's authority as `Host`.
+    pub host_of_server: bool,
+    /// To the response head; absent: the upstream's.
+    pub timeout: Option<Duration>,
+    pub body: BodyOutcome,
+}
+
+impl Pools {
+    /// Sends a permitted request to one of the upstream's servers and gives its answer's head; the body streams.
+    pub async fn send(
+        &self,
+        index: usize,
+        _permit: &Permit,
+        outgoing: Outgoing,
+    ) -> Result<Response<ResponseBody>, SendError> {
+        let upstream = &self.upstreams[index];
+        upstream.metrics.requests.inc();
+        let started = Instant::now();
+        let limit = outgoing.timeout.unwrap_or(upstream.settings.response_timeout);
+        let body = outgoing.body.clone();
+        let mut place = balance::start(upstream);
+        let sent = tokio::time::timeout_at(started + limit, self.attempt(index, &mut place, outgoing)).await;
+        let result = match sent {
+            Ok(result) => result,
+            Err(_) => Err(SendError::Timeout { server: upstream.servers[place].url.to_string(), limit }),
+        };
+        upstream.metrics.latency.observe(started.elapsed().as_secs_f64());
+        result.map_err(|error| {
+            // When the caller's body failed, what the server made of it is no fault of the server.
+            let error = body.error().map_or(error, SendError::RequestBody);
+            upstream.metrics.errors.with_label_values(&[&*upstream.metrics.name, error.kind()]).inc();
+            error
+        })
+    }
+
+    /// Tries servers from `place` on until one answers or the tries are used up; `place` follows.
+    async fn attempt(
+        &self,
+        index: usize,
+        place: &mut usize,
+        outgoing: Outgoing,
+    ) -> Result<Response<ResponseBody>, SendError> {
+        let upstream = &self.upstreams[index];
+        let Outgoing { mut request, host_of_server, .. } = outgoing;
+        // What is sent again must be the same in full: only a request without a body can be kept.
+        let repeatable = request.body().is_empty() && is_idempotent(request.method()) && upstream.settings.retries > 0;
+        let mut retries_left = upstream.settings.retries;
+        loop {
+            let server = &upstream.servers[*place];
+            if host_of_server {
+                request.headers_mut().insert(http::header::HOST, server.authority.clone());
+            }
+            let copy = repeatable.then(|| clone_head(&request));
+            let error = match self.checkout(index, *place).await {
+                Err(error) => error,
+                Ok(connection) => match connection.send(request).await {
+                    Ok(response) => return Ok(response),
+                    Err(failure) => {
+                        let error = SendError::Broken { server: server.url.to_string(), source: failure.error };
+                        request = match (failure.unsent, copy) {
+                            // The server closed a kept connection: that costs none of the tries.
+                            (Some(request), _) if failure.reused => {
+                                retries_left += 1;
+                                request
+                            }
+                            (Some(request), _) | (None, Some(request)) => request,
+                            (None, None) => return Err(error),
+                        };
+                        error
+                    }
+                },
+            };
+            if retries_left == 0 {
+                return Err(error);
+            }
+            retries_left -= 1;
+            *place = (*place + 1) % upstream.servers.len();
+        }
+    }
+}
+
+impl SendError {
+    /// For metric labels.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } => "connect",
+            Self::ConnectTimeout { .. } => "connect_timeout",
+            Self::Busy { .. } => "busy",
+            Self::Broken { .. } => "broken",
+            Self::Timeout { .. } => "timeout",
+            Self::RequestBody(_) => "request_body",
+        }
+    }
+}
+
+fn is_idempotent(method: &http::Method) -> bool {
+    use http::Method;
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(method)
+}
+
+fn clone_head(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+/// One of a server's connections; gives the place back when dropped.
+#[derive(Debug)]
+struct Slot(Arc<Places>);
+
+impl Slot {
+    fn take(places: &Arc<Places>, limit: usize) -> Option<Self> {
+        places
+            .taken
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| (taken < limit).then_some(taken + 1))
+            .is_ok()
+            .then(|| Self(Arc::clone(places)))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::AcqRel);
+        self.0.freed.notify_one();
+    }
 }

@@ -6,6 +6,7 @@ mod admin;
 mod bearer;
 mod bypass;
 mod cli;
+mod config;
 mod harness;
 mod limits;
 mod listeners;

@@ -1,0 +1,175 @@
+//! Slow hashes of secrets that people chose: argon2id (RFC 9106) in PHC format, on a bounded pool.
+//!
+//! A hash costs tens of milliseconds of a core and megabytes of memory, so no more run at once than there are cores, and
+//! no more wait than can be served in seconds. The permit belongs to the thread that hashes: a caller who hangs up frees
+//! it no sooner.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use argon2::password_hash::phc;
+use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+use argon2::{Algorithm, Argon2, Params, Version};
+use tokio::sync::Semaphore;
+
+use super::PasswordHash;
+use crate::secret::{Secret, random};
+
+/// Hashes that may wait for each one that runs.
+const WAITING_PER_PERMIT: usize = 64;
+/// Most memory that a configured hash may demand, in KiB.
+const MAX_MEMORY_KIB: u32 = 1 << 20;
+const MAX_PASSES: u32 = 32;
+const MAX_LANES: u32 = 16;
+
+/// Too many hashes wait already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Busy;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HashError {
+    #[error("not an argon2id hash in PHC format ($argon2id$v=19$m=...,t=...,p=...$salt$hash)")]
+    Format,
+    #[error("its parameters are beyond m={MAX_MEMORY_KIB}, t={MAX_PASSES}, p={MAX_LANES}")]
+    Cost,
+}
+
+impl PasswordHash {
+    /// Reads a PHC string and refuses one that would cost too much to check.
+    pub fn parse(text: &str) -> Result<Self, HashError> {
+        let hash = phc::PasswordHash::new(text).map_err(|_| HashError::Format)?;
+        if hash.algorithm.as_str() != "argon2id" || hash.salt.is_none() || hash.hash.is_none() {
+            return Err(HashError::Format);
+        }
+        let params = Params::try_from(&hash).map_err(|_| HashError::Format)?;
+        let within = params.m_cost() <= MAX_MEMORY_KIB && params.t_cost() <= MAX_PASSES && params.p_cost() <= MAX_LANES;
+        if within { Ok(Self(text.into())) } else { Err(HashError::Cost) }
+    }
+
+    /// A hash that no password has, at the cost of `self`.
+    pub(super) fn dummy_like(&self) -> Self {
+        let params = phc::PasswordHash::new(&self.0).ok().and_then(|hash| Params::try_from(&hash).ok());
+        Self(hash_with(&random::<32>(), &random::<16>(), params.unwrap_or_default()).into())
+    }
+}
+
+/// Hashes a password with a fresh salt and the default cost (19 MiB, two passes).
+pub fn hash_password(password: &str) -> String {
+    hash_with(password.as_bytes(), &random::<16>(), Params::default())
+}
+
+/// The same password and salt always give the same hash.
+pub(super) fn hash_with(password: &[u8], salt: &[u8], params: Params) -> String {
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    argon2
+        .hash_password_with_salt(password, salt)
+        .map(|hash: phc::PasswordHash| hash.to_string())
+        .expect("a salt of 16 bytes and checked parameters")
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct HashPool {
+    permits: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+    most_waiting: usize,
+}
+
+impl HashPool {
+    pub(super) fn new() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            permits: Arc::new(Semaphore::new(cores)),
+            waiting: Arc::default(),
+            most_waiting: cores * WAITING_PER_PERMIT,
+        }
+    }
+
+    /// Whether `password` is the one that was hashed.
+    pub(super) async fn verify(&self, hash: &PasswordHash, password: &str) -> Result<bool, Busy> {
+        let permit = {
+            let _place = Place::take(&self.waiting, self.most_waiting).ok_or(Busy)?;
+            self.permits.clone().acquire_owned().await.map_err(|_| Busy)?
+        };
+        let (hash, password) = (hash.clone(), Secret::new(password.to_owned()));
+        let task = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let Ok(parsed) = phc::PasswordHash::new(&hash.0) else { return false };
+            Argon2::default().verify_password(password.expose().as_bytes(), &parsed).is_ok()
+        });
+        task.await.map_err(|_| Busy)
+    }
+}
+
+/// A place among those who wait; given back when the wait ends, however it ends.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(waiting: &'a AtomicUsize, most: usize) -> Option<Self> {
+        let place = Self(waiting);
+        (waiting.fetch_add(1, Ordering::AcqRel) < most).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cheap(password: &str) -> PasswordHash {
+        let params = Params::new(64, 1, 1, None).unwrap();
+        PasswordHash(hash_with(password.as_bytes(), b"0123456789abcdef", params).into())
+    }
+
+    #[test]
+    fn only_argon2id_within_bounds_is_accepted() {
+        let hash = hash_password("correct horse");
+        assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+        assert!(PasswordHash::parse(&hash).is_ok());
+        for (text, error) in [
+            ("hunter2", HashError::Format),
+            ("$argon2i$v=19$m=64,t=1,p=1$c29tZXNhbHQ$aGFzaGhhc2hoYXNo", HashError::Format),
+            ("$argon2id$v=19$m=4194304,t=1,p=1$c29tZXNhbHQ$aGFzaGhhc2hoYXNo", HashError::Cost),
+            ("$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQ", HashError::Format),
+        ] {
+            assert_eq!(PasswordHash::parse(text), Err(error), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_pool_verifies_and_a_dummy_never_matches() {
+        let pool = HashPool::new();
+        let hash = cheap("correct horse");
+        assert_eq!(pool.verify(&hash, "correct horse").await, Ok(true));
+        assert_eq!(pool.verify(&hash, "correct horsf").await, Ok(false));
+        let dummy = hash.dummy_like();
+        assert!(dummy.0.contains("m=64,t=1,p=1"));
+        assert_eq!(pool.verify(&dummy, "correct horse").await, Ok(false));
+    }
+
+    #[tokio::test]
+    async fn p10_a_full_queue_refuses_and_a_caller_who_leaves_gives_its_place_back() {
+        let pool = HashPool { permits: Arc::new(Semaphore::new(1)), waiting: Arc::default(), most_waiting: 1 };
+        let held = pool.permits.clone().acquire_owned().await.unwrap();
+        let hash = cheap("x");
+        let first = pool.verify(&hash, "x");
+        tokio::pin!(first);
+        assert!(futures_poll(first.as_mut()).await.is_none(), "it waits");
+        assert_eq!(pool.verify(&hash, "x").await, Err(Busy));
+        drop(held);
+        assert_eq!(first.await, Ok(true));
+        assert_eq!(pool.waiting.load(Ordering::Acquire), 0);
+    }
+
+    async fn futures_poll<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
+        std::future::poll_fn(|cx| match std::pin::Pin::new(&mut future).poll(cx) {
+            std::task::Poll::Ready(output) => std::task::Poll::Ready(Some(output)),
+            std::task::Poll::Pending => std::task::Poll::Ready(None),
+        })
+        .await
+    }
+}

@@ -1,0 +1,360 @@
+//! The server as a value: what it is made of, which paths are its own, and the audit trail it leaves.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body::Body;
+use serde_json::json;
+
+use super::clients::{Authenticated, Clients, VerifiedSecrets};
+use super::error::{Error, ErrorCode, json_response};
+use super::form::Form;
+use super::grants::GrantRequest;
+use super::keys::{KeyError, KeyInfo, Keys, Policy, PublicKeys};
+use super::passwords::HashPool;
+use super::users::{Account, Users};
+use super::{Settings, StartError};
+use crate::clock::{Clock, UnixSeconds};
+use crate::jose::SigningKey;
+use crate::limits::{GuessRules, Guesses};
+use crate::scope::ScopeSet;
+use crate::store::{Grant, Revocations, Store};
+use crate::telemetry::metrics::Metrics;
+
+/// Pause between two rounds of upkeep, and the rows that one transaction of it removes.
+const UPKEEP: Duration = Duration::from_secs(30);
+const SWEEP_ROWS: usize = 500;
+
+/// What the server must know of whoever sends a request, besides the request.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// The address behind trusted proxies.
+    pub peer: IpAddr,
+    /// The connection is TLS, or a trusted proxy says so.
+    pub https: bool,
+    /// Peer and public URL are both loopback, so that cleartext is acceptable.
+    pub loopback: bool,
+    pub request_id: &'a str,
+}
+
+/// One of the server's endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    Token,
+    Jwks,
+    Metadata,
+    /// A path below the server's own that is nothing.
+    Unknown,
+}
+
+/// The embedded authorization server.
+#[derive(Debug)]
+pub struct AuthorizationServer {
+    settings: Settings,
+    clients: Clients,
+    users: Users,
+    shared: Shared,
+}
+
+/// What outlives a change of the configuration.
+#[derive(Clone, Debug)]
+struct Shared {
+    store: Store,
+    clock: Clock,
+    metrics: Metrics,
+    keys: Arc<Keys>,
+    guesses: Guesses,
+    pool: HashPool,
+    verified: VerifiedSecrets,
+}
+
+impl AuthorizationServer {
+    /// Starts the server: loads its signing keys, or makes the first one.
+    pub async fn start(
+        settings: Settings,
+        store: Store,
+        clock: Clock,
+        metrics: &Metrics,
+    ) -> Result<Arc<Self>, StartError> {
+        let keys = Keys::open(store.clone(), clock.clone(), key_policy(&settings)).await?;
+        let shared = Shared {
+            guesses: Guesses::new(guess_rules(&settings), clock.clone()),
+            store,
+            clock,
+            metrics: metrics.clone(),
+            keys: Arc::new(keys),
+            pool: HashPool::new(),
+            verified: VerifiedSecrets::new(),
+        };
+        Ok(Self::assemble(settings, shared))
+    }
+
+    /// The same server under other settings. Keys, counters and the store go on; this one may still finish requests.
+    pub async fn reload(&self, settings: Settings) -> Result<Arc<Self>, StartError> {
+        self.shared.keys.set_policy(key_policy(&settings)).await?;
+        let guesses = self.shared.guesses.with_rules(guess_rules(&settings));
+        Ok(Self::assemble(settings, Shared { guesses, ..self.shared.clone() }))
+    }
+
+    fn assemble(mut settings: Settings, shared: Shared) -> Arc<Self> {
+        let clients = Clients::new(std::mem::take(&mut settings.clients), shared.verified.clone());
+        let users = Users::new(std::mem::take(&mut settings.users), std::mem::take(&mut settings.roles));
+        for client in clients.iter().filter(|client| client.grants.contains(&super::Grant::Password)) {
+            tracing::warn!(client = %client.id, "a client has the password grant, which RFC 9700 deprecates");
+        }
+        Arc::new(Self { settings, clients, users, shared })
+    }
+
+    /// The endpoint at a canonical path; None when the path is not the server's.
+    pub fn endpoint(&self, path: &str) -> Option<Endpoint> {
+        if let Some(rest) = path.strip_prefix(self.settings.path.as_str()) {
+            match rest {
+                "/token" => return Some(Endpoint::Token),
+                "/jwks" => return Some(Endpoint::Jwks),
+                _ if rest.starts_with('/') => return Some(Endpoint::Unknown),
+                _ => {}
+            }
+        }
+        // RFC 8414 section 3.1 inserts the well-known part before the issuer's path; OpenID Connect appended it.
+        let issuer = self.settings.issuer.path().trim_end_matches('/');
+        let inserted = path
+            .strip_prefix("/.well-known/oauth-authorization-server")
+            .or_else(|| path.strip_prefix("/.well-known/openid-configuration"));
+        let appended = path.strip_suffix("/.well-known/openid-configuration");
+        let is_metadata = inserted == Some(issuer) || appended == Some(issuer);
+        is_metadata.then_some(Endpoint::Metadata)
+    }
+
+    /// Answers a request to one of the server's endpoints.
+    pub async fn handle<B>(&self, endpoint: Endpoint, request: Request<B>, caller: &Caller<'_>) -> Response<Bytes>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        if !caller.https && !caller.loopback {
+            // Never a redirect: what was sent in clear must not be sent again.
+            let error = Error::new(ErrorCode::InvalidRequest, "https is required");
+            return error.response(self.settings.issuer.as_str());
+        }
+        let mut response = match endpoint {
+            Endpoint::Token => Box::pin(self.token_endpoint(request, caller)).await,
+            Endpoint::Jwks => self.jwks_endpoint(request.method()),
+            Endpoint::Metadata => self.metadata_endpoint(request.method()),
+            Endpoint::Unknown => not_found(caller.request_id),
+        };
+        if caller.https {
+            let year = HeaderValue::from_static("max-age=31536000");
+            response.headers_mut().entry(header::STRICT_TRANSPORT_SECURITY).or_insert(year);
+        }
+        response
+    }
+
+    /// The public half of the signing keys, for whoever verifies the server's tokens.
+    pub fn public_keys(&self) -> Arc<PublicKeys> {
+        self.shared.keys.published()
+    }
+
+    /// The server's access tokens that are refused before they expire.
+    pub fn revocations(&self) -> Arc<Revocations> {
+        self.shared.store.revocations()
+    }
+
+    /// The signing keys, the oldest first.
+    pub fn list_keys(&self) -> Vec<KeyInfo> {
+        self.shared.keys.list()
+    }
+
+    /// Announces a new signing key, which takes over when every verifier knows it; with `now` it takes over at once, and
+    /// with `revoke_old` too the old ones are removed together with every token they signed.
+    pub async fn rotate_keys(&self, now: bool, revoke_old: bool) -> Result<Vec<KeyInfo>, KeyError> {
+        self.shared.keys.rotate(now, revoke_old).await?;
+        Ok(self.list_keys())
+    }
+
+    /// Runs for ever: rotates keys when they are due and removes what has expired. A reload needs no second one.
+    pub async fn upkeep(self: Arc<Self>) {
+        loop {
+            if let Err(error) = self.shared.keys.maintain().await {
+                tracing::error!(%error, "signing keys could not be maintained");
+            }
+            loop {
+                match self.shared.store.sweep(SWEEP_ROWS).await {
+                    Ok(SWEEP_ROWS) => {}
+                    Ok(_) => break,
+                    Err(error) => {
+                        tracing::error!(%error, "expired rows could not be removed");
+                        break;
+                    }
+                }
+            }
+            tokio::time::sleep(UPKEEP).await;
+        }
+    }
+
+    pub(super) async fn authenticate_client(
+        &self,
+        headers: &HeaderMap,
+        form: &Form,
+        caller: &Caller<'_>,
+    ) -> Result<Authenticated, Error> {
+        self.clients.authenticate(headers, form, &self.shared.pool, &self.shared.guesses, caller.peer).await
+    }
+
+    /// The user whose password this is, when the guesser's own address counts.
+    pub(super) async fn check_password_from(
+        &self,
+        name: &str,
+        password: &str,
+        caller: &Caller<'_>,
+    ) -> Result<Arc<Account>, Error> {
+        let guesses = self.guesses();
+        if let Some(seconds) = guesses.address_closed(caller.peer) {
+            return Err(Error::too_many(seconds));
+        }
+        let user = self.name_for_log(name);
+        let locked = guesses.is_locked(name, caller.peer);
+        // Hashed even when it is locked: the answer must take as long.
+        let checked = self.users.authenticate(self.pool(), name, password).await?;
+        match if locked { Err("locked") } else { checked } {
+            Ok(account) => {
+                guesses.succeeded_from(name, caller.peer);
+                self.audit_login(caller, user, None, Ok(()));
+                Ok(account)
+            }
+            Err(reason) => {
+                self.audit_login(caller, user, None, Err(reason));
+                if guesses.failed_from(name, caller.peer) {
+                    tracing::info!(target: "audit", event = "lockout", user, address = %caller.peer, by = "password");
+                }
+                Err(Error::bad_credentials(reason))
+            }
+        }
+    }
+
+    pub(super) async fn revoke_grant(&self, grant: &Grant, reason: &'static str) -> Result<(), Error> {
+        if self.shared.store.revoke_grant(grant.id.clone()).await? {
+            tracing::info!(
+                target: "audit", event = "revocation", grant = grant.id.as_str(), client = grant.client,
+                user = grant.user, reason,
+            );
+        }
+        Ok(())
+    }
+
+    /// A name that no user has may be a password typed into the wrong field: it is not logged.
+    pub(super) fn name_for_log<'a>(&self, name: &'a str) -> &'a str {
+        if self.users.is_known(name) { name } else { "(unknown)" }
+    }
+
+    pub(super) fn audit_login(
+        &self,
+        caller: &Caller<'_>,
+        user: &str,
+        client: Option<&str>,
+        outcome: Result<(), &'static str>,
+    ) {
+        let result = if outcome.is_ok() { "success" } else { "failure" };
+        let by = if client.is_some() { "client" } else { "address" };
+        self.shared.metrics.logins.with_label_values(&[by, result]).inc();
+        tracing::info!(
+            target: "audit", event = "login", result, reason = outcome.err(), user, client,
+            address = %caller.peer, request_id = caller.request_id,
+        );
+    }
+
+    pub(super) fn audit_grant(
+        &self,
+        request: &GrantRequest<'_>,
+        grant: &'static str,
+        user: Option<&str>,
+        scope: &ScopeSet,
+    ) {
+        let (client, caller) = (&request.by.client.id, request.caller);
+        self.shared.metrics.tokens_issued.with_label_values(&[grant, client]).inc();
+        tracing::info!(
+            target: "audit", event = "grant", grant, client = %client, user, scope = %scope,
+            address = %caller.peer, request_id = caller.request_id,
+        );
+    }
+
+    pub(super) fn audit_refusal(
+        &self,
+        endpoint: &'static str,
+        error: &Error,
+        client: Option<&Authenticated>,
+        caller: &Caller<'_>,
+    ) {
+        self.shared.metrics.token_requests_refused.with_label_values(&[endpoint, error.code()]).inc();
+        let client = client.map(|by| by.client.id.as_ref());
+        let reason = error.reason.as_ref().unwrap_or(&error.description).as_ref();
+        tracing::info!(
+            target: "audit", event = "refusal", endpoint, error = error.code(), reason, client,
+            address = %caller.peer, request_id = caller.request_id,
+        );
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(super) fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
+    pub(super) fn users(&self) -> &Users {
+        &self.users
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    pub(super) fn guesses(&self) -> &Guesses {
+        &self.shared.guesses
+    }
+
+    pub(super) fn pool(&self) -> &HashPool {
+        &self.shared.pool
+    }
+
+    pub(super) fn signing_key(&self) -> Arc<SigningKey> {
+        self.shared.keys.active()
+    }
+
+    pub(super) fn now(&self) -> UnixSeconds {
+        self.shared.clock.now()
+    }
+}
+
+fn key_policy(settings: &Settings) -> Policy {
+    let own = settings.clients.iter().filter_map(|client| client.access_token_lifetime).max().unwrap_or_default();
+    Policy {
+        algorithm: settings.signing_algorithm,
+        rotation: settings.key_rotation,
+        longest_token: settings.access_token_lifetime.max(own),
+    }
+}
+
+fn guess_rules(settings: &Settings) -> GuessRules {
+    let lockout = &settings.lockout;
+    GuessRules {
+        failures: lockout.failures,
+        window: lockout.window,
+        delay: lockout.delay,
+        address_failures: lockout.address_failures,
+    }
+}
+
+fn not_found(request_id: &str) -> Response<Bytes> {
+    let body = json!({ "type": "about:blank", "title": "Not Found", "status": 404, "request_id": request_id });
+    let mut response = json_response(StatusCode::NOT_FOUND, &body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response
+}

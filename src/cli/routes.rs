@@ -1,0 +1,151 @@
+//! `tollgate routes`: the access matrix. It shows what the rules say, entry by entry; `explain` judges one request.
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::{ConfigArgument, Outcome, print};
+use crate::gateway::plan::{Plan, RoutePlan};
+use crate::policy::{Condition, Entry, Requirements};
+use crate::routing::HostPattern;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+    /// Only what can be called without a token
+    #[arg(long)]
+    public: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// Columns for a terminal
+    Table,
+    /// For a wiki or a merge request
+    Markdown,
+    /// One array of {route, listeners, hosts, path, upstream, method, public, who}
+    Json,
+}
+
+/// One method of one route.
+#[derive(Debug, Serialize)]
+struct Row {
+    route: String,
+    listeners: Vec<String>,
+    /// Empty: any host.
+    hosts: Vec<String>,
+    path: String,
+    upstream: String,
+    /// `*`: every method that has no row of its own.
+    method: String,
+    /// Whether no token is needed.
+    public: bool,
+    /// Alternatives.
+    who: Vec<String>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
+    let Some(config) = arguments.config.load() else { return Ok(Outcome::Failed) };
+    let rows = matrix(&config.plan, arguments.public);
+    let text = match arguments.format {
+        Format::Table => columns(&rows, &["", "  ", ""]),
+        Format::Markdown => columns(&rows, &["| ", " | ", " |"]),
+        Format::Json => serde_json::to_string_pretty(&rows)? + "\n",
+    };
+    print(&text)?;
+    Ok(Outcome::Fine)
+}
+
+fn matrix(plan: &Plan, only_public: bool) -> Vec<Row> {
+    let rows = plan.routes.iter().flat_map(|route| methods(route).into_iter().map(|method| row(plan, route, method)));
+    rows.filter(|row| row.public || !only_public).collect()
+}
+
+/// The methods that entries name, in the order of the file, then `*` where an entry names none.
+fn methods(route: &RoutePlan) -> Vec<String> {
+    let mut methods: Vec<String> = Vec::new();
+    for method in route.access.entries.iter().flat_map(|entry| &entry.methods) {
+        if !methods.iter().any(|known| known == method.as_str()) {
+            methods.push(method.as_str().to_owned());
+        }
+    }
+    if route.access.entries.iter().any(|entry| entry.methods.is_empty()) {
+        methods.push("*".to_owned());
+    }
+    methods
+}
+
+fn row(plan: &Plan, route: &RoutePlan, method: String) -> Row {
+    let admits = |entry: &&Entry| {
+        entry.methods.is_empty()
+            || entry.methods.iter().any(|own| *own == *method || (own == "GET" && method == "HEAD"))
+    };
+    let entries: Vec<&Entry> = route.access.entries.iter().filter(admits).collect();
+    let name_of = |host: &HostPattern| match host {
+        HostPattern::Exact(name) => name.to_string(),
+        HostPattern::Wildcard(name) => format!("*.{name}"),
+    };
+    Row {
+        route: route.name.to_string(),
+        listeners: route.listeners.iter().map(|index| plan.listeners[*index].to_string()).collect(),
+        hosts: route.hosts.iter().map(name_of).collect(),
+        path: route.path_text.clone(),
+        upstream: plan.upstreams[route.upstream].name.to_string(),
+        public: entries.iter().any(|entry| matches!(entry.condition, Condition::Public)),
+        who: entries.iter().map(|entry| who(&entry.condition)).collect(),
+        method,
+    }
+}
+
+fn who(condition: &Condition) -> String {
+    let Requirements { scopes, any_scope, roles, users, clients, issuers, claims } = match condition {
+        Condition::Public => return "everybody".to_owned(),
+        Condition::Token(requirements) => requirements,
+    };
+    let one_of = |words: &[Box<str>]| words.join(" or ");
+    let mut parts = Vec::new();
+    if !scopes.is_empty() {
+        parts.push(format!("scope {}", scopes.join(" ")));
+    }
+    if !any_scope.is_empty() {
+        parts.push(format!("scope {}", one_of(any_scope)));
+    }
+    for (list, word) in [(roles, "role"), (users, "user"), (clients, "client")] {
+        if !list.is_empty() {
+            parts.push(format!("{word} {}", one_of(list)));
+        }
+    }
+    for (claim, values) in claims {
+        parts.push(format!("claim {} {}", claim.0, one_of(values)));
+    }
+    if !issuers.is_empty() {
+        parts.push(format!("issuer {}", issuers.join(" or ")));
+    }
+    if parts.is_empty() { "any valid token".to_owned() } else { parts.join(", ") }
+}
+
+/// Lines of equally wide columns, between the three delimiters: left, between, right.
+fn columns(rows: &[Row], [left, between, right]: &[&str; 3]) -> String {
+    const HEAD: [&str; 5] = ["route", "host", "path", "method", "who may"];
+    let mut lines = vec![HEAD.map(str::to_owned)];
+    lines.extend(rows.iter().map(|row| {
+        let host = if row.hosts.is_empty() { "any".to_owned() } else { row.hosts.join(", ") };
+        [row.route.clone(), host, row.path.clone(), row.method.clone(), row.who.join("; or ")]
+    }));
+    let markdown = !left.is_empty();
+    if markdown {
+        lines.iter_mut().flatten().for_each(|cell| *cell = cell.replace('|', "\\|"));
+        lines.insert(1, std::array::from_fn(|_| "---".to_owned()));
+    }
+    let widths: [usize; 5] =
+        std::array::from_fn(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0));
+    lines
+        .iter()
+        .map(|line| {
+            let cells: Vec<String> = line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+            format!("{left}{}{right}", cells.join(between)).trim_end().to_owned() + "\n"
+        })
+        .collect()
+}

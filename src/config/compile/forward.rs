@@ -1,0 +1,244 @@
+//! `[routes.forward]`: what the request looks like when it leaves.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::uri::Authority;
+use http::{HeaderName, HeaderValue};
+use zeroize::Zeroizing;
+
+use super::super::diagnostic::Span;
+use super::super::model;
+use super::super::reader::{At, Field, List, Map};
+use super::Compiler;
+use crate::gateway::plan::{Forward, HostHeader, Template, UpstreamAuthorization};
+use crate::routing::{PathPattern, Segment};
+
+/// Headers that frame messages or belong to one hop (RFC 9110 section 7.6.1, RFC 9112 section 6).
+const FRAMING: [&str; 13] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+/// Headers that the gateway writes itself.
+const OWN: [&str; 7] = [
+    "authorization",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "x-request-id",
+];
+const PREFIX_HELP: &str =
+    "write literal segments with which the route's `path` starts: `\"/orders\"` for `\"/orders/**\"`";
+
+impl Compiler<'_> {
+    /// `path` is the route's, where it could be read.
+    pub(super) fn forward(&mut self, field: Field<model::Forward>, path: Option<&PathPattern>) -> Forward {
+        let model::Forward { strip_prefix, host, authorization, headers, remove_headers, response_headers } =
+            field.or_default();
+        Forward {
+            strip_prefix: strip_prefix.given().and_then(|at| self.strip_prefix(&at, path)),
+            host: self.host(host),
+            authorization: self.authorization(authorization),
+            headers: self.headers(headers),
+            remove_headers: self.remove_headers(remove_headers),
+            response_headers: self.response_headers(response_headers),
+        }
+    }
+
+    fn strip_prefix(&mut self, at: &At<String>, path: Option<&PathPattern>) -> Option<Box<str>> {
+        let prefix = match PathPattern::parse(&at.value) {
+            Ok(prefix) => prefix,
+            Err(error) => {
+                self.report.error(at.span, format!("`{}`: {error}", at.value), PREFIX_HELP);
+                return None;
+            }
+        };
+        let literal = prefix.0.iter().all(|segment| matches!(segment, Segment::Literal(text) if !text.is_empty()));
+        if !literal {
+            self.report.error(
+                at.span,
+                format!("`{}` is not a literal prefix, without a slash at its end", at.value),
+                PREFIX_HELP,
+            );
+            return None;
+        }
+        if path.is_some_and(|path| !path.0.starts_with(&prefix.0)) {
+            self.report.error(at.span, format!("the route's `path` does not start with `{}`", at.value), PREFIX_HELP);
+            return None;
+        }
+        Some(prefix.literal_prefix().into())
+    }
+
+    fn host(&mut self, field: Field<String>) -> HostHeader {
+        let Some(at) = field.given() else { return HostHeader::default() };
+        match at.value.as_str() {
+            "upstream" => HostHeader::Upstream,
+            "preserve" => HostHeader::Preserve,
+            literal => {
+                let authority = literal.parse::<Authority>().ok().filter(|_| !literal.contains('@'));
+                let value = authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+                if value.is_none() {
+                    self.report.error(
+                        at.span,
+                        format!("`{literal}` cannot stand in `Host`"),
+                        "write `\"upstream\"`, `\"preserve\"` or a host, with a port if need be: `\"orders.internal:8080\"`",
+                    );
+                }
+                value.map_or(HostHeader::Preserve, HostHeader::Literal)
+            }
+        }
+    }
+
+    fn authorization(&mut self, field: Field<model::UpstreamAuthorization>) -> UpstreamAuthorization {
+        let Some(at) = field.given() else { return UpstreamAuthorization::default() };
+        let table = match at.value {
+            model::UpstreamAuthorization::Word(model::AuthorizationWord::Strip) => return UpstreamAuthorization::Strip,
+            model::UpstreamAuthorization::Word(model::AuthorizationWord::Pass) => return UpstreamAuthorization::Pass,
+            model::UpstreamAuthorization::Table(table) => *table,
+        };
+        let model::AuthorizationTable { basic, bearer, signed_jwt } = table;
+        const INSTEAD: &str =
+            "use `\"strip\"`, `\"pass\"` or `{ basic = { username = \"...\", password = { file = \"...\" } } }`";
+        self.not_built(&bearer, "bearer", INSTEAD);
+        self.not_built(&signed_jwt, "signed_jwt", INSTEAD);
+        if basic.is_absent() && bearer.is_absent() && signed_jwt.is_absent() {
+            self.report.error(at.span, "this does not say what to send upstream", INSTEAD);
+        }
+        let credentials = basic.given().and_then(|at| self.basic(at));
+        credentials.map_or(UpstreamAuthorization::Strip, UpstreamAuthorization::Basic)
+    }
+
+    fn basic(&mut self, at: At<model::BasicCredentials>) -> Option<HeaderValue> {
+        let model::BasicCredentials { username, password } = at.value;
+        let username =
+            username.required(self.report, at.span, "username", "write who the gateway is: `username = \"gateway\"`");
+        let password = password.required(
+            self.report,
+            at.span,
+            "password",
+            "say where it is: `password = { file = \"secrets/upstream\" }`",
+        );
+        if let Some(colon) = username.as_ref().filter(|username| username.value.contains(':')) {
+            self.report.error(
+                colon.span,
+                "HTTP Basic has no user names with `:`",
+                "what follows the first `:` would be read as the password",
+            );
+        }
+        let password = password.and_then(|at| self.secret(at));
+        let credentials = Zeroizing::new(format!("{}:{}", username?.value, password?.expose()));
+        let encoded = Zeroizing::new(format!("Basic {}", STANDARD.encode(credentials.as_bytes())));
+        let mut value = HeaderValue::from_str(&encoded).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+
+    fn headers(&mut self, field: Field<Map<String>>) -> Vec<(HeaderName, Template)> {
+        let mut headers: Vec<(HeaderName, Template)> = Vec::new();
+        for named in field.or_default().0 {
+            let name = self.request_header(&named.name);
+            let template = named.value.and_then(|at| self.template(&at));
+            if name.as_ref().is_some_and(|name| headers.iter().any(|(other, _)| other == name)) {
+                self.twice(&named.name);
+            }
+            headers.extend(name.zip(template));
+        }
+        headers
+    }
+
+    fn template(&mut self, at: &At<String>) -> Option<Template> {
+        match Template::parse(&at.value) {
+            Ok(template) => Some(template),
+            Err(error) => {
+                self.report.error(
+                    at.span,
+                    error.to_string(),
+                    "write text and placeholders: `\"{sub}\"`, `\"user {sub} of {claims.tenant}\"`",
+                );
+                None
+            }
+        }
+    }
+
+    fn remove_headers(&mut self, field: Field<List<String>>) -> Vec<HeaderName> {
+        let items = field.or_default().items;
+        items.iter().filter_map(|at| self.request_header(at)).collect()
+    }
+
+    fn response_headers(&mut self, field: Field<Map<String>>) -> Vec<(HeaderName, HeaderValue)> {
+        let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::new();
+        for named in field.or_default().0 {
+            let name = self.header_name(&named.name);
+            if let Some(name) = &name {
+                if FRAMING.contains(&name.as_str()) || name == "x-request-id" {
+                    self.managed(named.name.span, name);
+                }
+                if headers.iter().any(|(other, _)| other == name) {
+                    self.twice(&named.name);
+                }
+            }
+            let Some(at) = named.value else { continue };
+            let value = HeaderValue::from_str(&at.value).ok().filter(|_| at.value.is_ascii());
+            if value.is_none() {
+                self.report.error(
+                    at.span,
+                    "a header value holds printable ASCII only",
+                    "remove line breaks, controls and letters with accents",
+                );
+            }
+            headers.extend(name.zip(value));
+        }
+        headers
+    }
+
+    /// A header of the request that the operator may set or remove.
+    fn request_header(&mut self, at: &At<String>) -> Option<HeaderName> {
+        let name = self.header_name(at)?;
+        if FRAMING.contains(&name.as_str()) || OWN.contains(&name.as_str()) {
+            self.managed(at.span, &name);
+            return None;
+        }
+        Some(name)
+    }
+
+    fn managed(&mut self, at: Span, name: &HeaderName) {
+        let help = match name.as_str() {
+            "authorization" => "say what is sent with `forward.authorization`",
+            "host" => "say what is sent with `forward.host`",
+            _ => "remove it: setting it by hand would break what the gateway says with it",
+        };
+        self.report.error(at, format!("the header `{name}` is the gateway's own"), help);
+    }
+
+    fn header_name(&mut self, at: &At<String>) -> Option<HeaderName> {
+        let name = HeaderName::from_bytes(at.value.as_bytes()).ok();
+        if name.is_none() {
+            self.report.error(
+                at.span,
+                format!("`{}` is not the name of a header", at.value),
+                "use letters, digits and `-`: `\"X-User\"`",
+            );
+        }
+        name
+    }
+
+    fn twice(&mut self, name: &At<String>) {
+        self.report.error(
+            name.span,
+            format!("the header `{}` stands here twice", name.value),
+            "header names are the same in upper and lower case; keep one",
+        );
+    }
+}

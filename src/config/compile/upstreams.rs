@@ -1,0 +1,127 @@
+//! `[upstreams]`.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::super::model;
+use super::super::reader::{At, Field, List, Map};
+use super::Compiler;
+use crate::net::BaseUrl;
+use crate::tls::ClientSettings;
+use crate::upstream::{Dialect, Settings};
+
+const SERVERS_HELP: &str = "name at least one: `servers = [\"http://10.0.0.5:8080\"]`";
+
+impl Compiler<'_> {
+    pub(super) fn upstreams(&mut self, upstreams: Map<model::Upstream>, used: &BTreeSet<String>) -> Vec<Settings> {
+        let mut compiled = Vec::new();
+        for named in upstreams.0 {
+            self.name(&named.name, "an upstream");
+            if !used.contains(&named.name.value) {
+                self.report.warning(
+                    named.name.span,
+                    format!("no route leads to the upstream `{}`", named.name.value),
+                    format!("write `upstream = \"{}\"` in a route, or remove it", named.name.value),
+                );
+            }
+            if let Some(at) = named.value {
+                compiled.push(self.upstream(&named.name.value, at));
+            }
+        }
+        compiled
+    }
+
+    fn upstream(&mut self, name: &str, at: At<model::Upstream>) -> Settings {
+        let model::Upstream {
+            servers,
+            connections,
+            balance,
+            connect_timeout,
+            response_timeout,
+            idle_connections,
+            http2,
+            retries,
+            dialect,
+            health,
+            tls,
+        } = at.value;
+        if let Some(other) = balance.as_ref().filter(|at| at.value != model::Balance::RoundRobin) {
+            let what = match other.value {
+                model::Balance::LeastRequests => "`balance = \"least_requests\"`",
+                _ => "`balance = \"hash\"`",
+            };
+            self.not_built_at(other.span, what, "leave `balance` out, or write `balance = \"round_robin\"`");
+        }
+        self.not_built(&health, "health", "leave it out");
+        let servers = servers.required(self.report, at.span, "servers", SERVERS_HELP);
+        let servers = servers.map(|list| self.servers(list)).unwrap_or_default();
+        if let (Some(key), false) = (tls.key(), servers.iter().any(BaseUrl::is_https) || servers.is_empty()) {
+            self.report.warning(
+                key,
+                format!("`tls` means nothing for `{name}`: all of its servers are http"),
+                "remove it, or write `https://` in `servers`",
+            );
+        }
+        Settings {
+            name: name.into(),
+            servers,
+            connections: self.size_of_queue(connections, "connections", 1024, 1_000_000),
+            connect_timeout: self.interval(connect_timeout, "connect_timeout", Duration::from_secs(2)),
+            response_timeout: self.interval(response_timeout, "response_timeout", Duration::from_secs(30)),
+            idle_connections: usize::try_from(self.count(idle_connections, "idle_connections", 64, 0..=100_000))
+                .unwrap_or(64),
+            http2: http2.or(false),
+            retries: u32::try_from(self.count(retries, "retries", 1, 0..=10)).unwrap_or(1),
+            dialect: match dialect.or(model::Dialect::Generic) {
+                model::Dialect::Generic => Dialect::Generic,
+                model::Dialect::Tomcat => Dialect::Tomcat,
+                model::Dialect::Iis => Dialect::Iis,
+                model::Dialect::Php => Dialect::Php,
+            },
+            tls: tls.given().map(|at| self.client_tls(at.value)).unwrap_or_default(),
+        }
+    }
+
+    fn servers(&mut self, list: At<List<String>>) -> Vec<BaseUrl> {
+        self.not_empty(&list, "servers", SERVERS_HELP);
+        self.distinct(&list.value.items, Clone::clone, "the server");
+        let mut servers = Vec::new();
+        for at in list.value.items {
+            if at.value.starts_with("unix:") {
+                self.not_built_at(at.span, "a `unix:` server", "let the server listen on a loopback port");
+                continue;
+            }
+            let Some(url) = self.url(&at, "servers") else { continue };
+            if !matches!(url.path(), "" | "/") {
+                self.report.error(
+                    at.span,
+                    format!("the server `{}` has a path, but requests keep their own", at.value),
+                    format!("write `{}`", url.origin()),
+                );
+            }
+            servers.push(url);
+        }
+        servers
+    }
+
+    fn client_tls(&mut self, tls: model::UpstreamTls) -> ClientSettings {
+        let model::UpstreamTls { ca, client, server_name } = tls;
+        ClientSettings {
+            ca: ca.given().and_then(|at| self.authorities(&at)),
+            client: client.given().and_then(|at| self.certificate(at)),
+            server_name: self.server_name(server_name),
+        }
+    }
+
+    fn server_name(&mut self, field: Field<String>) -> Option<String> {
+        let at = field.given()?;
+        if rustls_pki_types::ServerName::try_from(at.value.as_str()).is_err() {
+            self.report.error(
+                at.span,
+                format!("`{}` cannot be the name in a certificate", at.value),
+                "write a host name: `\"orders.internal\"`",
+            );
+        }
+        Some(at.value)
+    }
+}

@@ -1,0 +1,742 @@
+//! The TOML file, key by key, and nothing else: no defaults, no meaning. `compile` gives it both.
+//! The comments here become the descriptions of the JSON Schema.
+
+use schemars::JsonSchema;
+use toml::de::DeValue;
+
+use super::diagnostic::Span;
+use super::reader::{List, Map, Read, Reader, table, words};
+use super::value::{Date, Interval, Object, Size, Workers};
+
+table! {
+    /// The configuration of tollgate.
+    File, "a table" {
+        /// What clients call us, and what serves them.
+        server: Server,
+        /// The sockets that take requests, by name.
+        listeners: Map<Listener>,
+        /// The operators' listener.
+        admin: Admin,
+        log: Log,
+        /// Where codes, refresh tokens, sessions, revocations and signing keys live.
+        store: Store,
+        /// Who issues the tokens that are accepted, by name. `self` is the embedded authorization server.
+        issuers: Map<Issuer>,
+        /// The embedded authorization server. Absent: tokens are only checked, not issued.
+        authorization_server: AuthorizationServer,
+        /// Where requests go, by name.
+        upstreams: Map<Upstream>,
+        /// Who may call what.
+        routes: List<Route>,
+        /// Tests of the rules, run by `tollgate check` and before every reload.
+        tests: List<Test>,
+    }
+}
+
+table! {
+    Server, "a table" {
+        /// What clients call us; never taken from `Host`.
+        public_url: String,
+        /// Networks whose X-Forwarded-* and Forwarded headers are believed.
+        trusted_proxies: List<String>,
+        /// Threads that serve traffic; "auto" is one for each core. Default: "auto".
+        workers: Workers,
+        /// Default of every route's mode. Default: "enforce".
+        mode: Mode,
+        /// The bounds of every queue, buffer and wait.
+        limits: Limits,
+    }
+}
+
+words! {
+    Mode {
+        Enforce = "enforce",
+        /// Decide and log, but forward anyway.
+        Report = "report",
+    }
+}
+
+table! {
+    Limits, "a table" {
+        /// Default: 10000.
+        connections: u64,
+        /// Trusted proxies are exempt. Default: 1000.
+        connections_per_ip: u64,
+        /// Default: "32KiB".
+        header_bytes: Size,
+        /// Default: 100.
+        header_count: u64,
+        /// Of a request; a route may override. Default: "10MiB".
+        body_bytes: Size,
+        /// Default: "10s".
+        header_timeout: Interval,
+        /// Between two reads of a request body. Default: "30s".
+        body_timeout: Interval,
+        /// Of a response body or a tunnel without a byte. Default: "10m".
+        stream_idle: Interval,
+        /// Of a kept-alive connection without a request. Default: "75s".
+        idle_timeout: Interval,
+        /// On SIGTERM: not ready, still accepting, for this long. Default: "0s".
+        drain_delay: Interval,
+        /// On SIGTERM: finish what is running, then exit. Default: "30s".
+        drain_timeout: Interval,
+    }
+}
+
+table! {
+    Listener, "a table" {
+        /// IP address and port; port 0 picks a free one.
+        #[schemars(required)]
+        address: String,
+        /// Every connection must start with a PROXY protocol header and come from a trusted proxy.
+        proxy_protocol: bool,
+        /// Absent: cleartext HTTP/1.1 and h2c.
+        tls: Tls,
+        /// Answers GET and HEAD with 308 to the public URL and anything else with 403; forwards nothing.
+        redirect_to_https: bool,
+    }
+}
+
+table! {
+    Tls, "a table" {
+        /// The first is for clients without SNI.
+        #[schemars(required)]
+        certificates: List<Certificate>,
+        /// Default: "1.2".
+        min_version: TlsVersion,
+        client_auth: ClientAuth,
+        /// Default: true.
+        session_tickets: bool,
+    }
+}
+
+table! {
+    Certificate, "a table such as `{ cert = \"tls/api.crt\", key = \"tls/api.key\" }`" {
+        /// PEM file: the chain, leaf first.
+        #[schemars(required)]
+        cert: String,
+        /// PEM file: the private key.
+        #[schemars(required)]
+        key: String,
+    }
+}
+
+words! {
+    TlsVersion {
+        Tls12 = "1.2",
+        Tls13 = "1.3",
+    }
+}
+
+table! {
+    ClientAuth, "a table such as `{ ca = \"tls/clients-ca.crt\" }`" {
+        /// PEM file: the authorities of client certificates.
+        #[schemars(required)]
+        ca: String,
+        /// Refuse connections without a client certificate. Default: false.
+        require: bool,
+    }
+}
+
+table! {
+    Admin, "a table" {
+        /// Default: "127.0.0.1:9464".
+        address: String,
+        /// Must be set off loopback.
+        token: Secret,
+        tls: Tls,
+    }
+}
+
+table! {
+    Log, "a table" {
+        /// Default: "json".
+        format: LogFormat,
+        /// Default: "info".
+        level: LogLevel,
+        /// One event for each request. Default: true.
+        access: bool,
+        /// A file of its own for logins, grants, refusals and revocations.
+        audit: String,
+    }
+}
+
+words! {
+    LogFormat {
+        Json = "json",
+        Text = "text",
+    }
+}
+
+words! {
+    LogLevel {
+        Error = "error",
+        Warn = "warn",
+        Info = "info",
+        Debug = "debug",
+        Trace = "trace",
+    }
+}
+
+table! {
+    /// One of the tables. Default: embedded in `data`.
+    Store, "a table" {
+        embedded: EmbeddedStore,
+        /// Nothing survives the process.
+        memory: MemoryStore,
+        redis: RemoteStore,
+        postgres: RemoteStore,
+    }
+}
+
+table! {
+    EmbeddedStore, "a table" {
+        /// A folder, made when it is missing. Default: "data".
+        path: String,
+    }
+}
+
+table! {
+    MemoryStore, "a table" {}
+}
+
+table! {
+    RemoteStore, "a table" {
+        url: Secret,
+    }
+}
+
+table! {
+    /// One of `env`, `file` and `value`.
+    Secret, "a secret: `{ env = \"NAME\" }`, `{ file = \"path\" }` or `{ value = \"...\" }`" {
+        /// The environment variable that holds it.
+        env: String,
+        /// The file that holds it; a newline at its end is no part of it.
+        file: String,
+        /// The secret itself, readable by whoever reads the configuration.
+        value: String,
+    }
+}
+
+table! {
+    /// One of `hash`, `env`, `file` and `value`.
+    Password, "a table: `{ hash = \"...\" }`, `{ env = \"NAME\" }`, `{ file = \"path\" }` or `{ value = \"...\" }`" {
+        /// `$argon2id$...`; for client secrets also `sha256:` and 64 hexadecimal digits.
+        hash: String,
+        /// The environment variable that holds it.
+        env: String,
+        /// The file that holds it; a newline at its end is no part of it.
+        file: String,
+        /// The secret itself, readable by whoever reads the configuration.
+        value: String,
+    }
+}
+
+table! {
+    Issuer, "a table" {
+        /// Tokens are JWTs and verified here.
+        jwt: Jwt,
+        /// The issuer is asked about each token (RFC 7662).
+        introspection: Introspection,
+    }
+}
+
+table! {
+    Jwt, "a table" {
+        /// Byte for byte the `iss` of its tokens.
+        #[schemars(required)]
+        issuer: String,
+        /// A token must name one of these.
+        #[schemars(required)]
+        audience: List<String>,
+        /// Where its keys are published. One of `jwks_url`, `jwks_file` and `discovery`.
+        jwks_url: String,
+        /// A file with its keys.
+        jwks_file: String,
+        /// Find the keys by the issuer's metadata.
+        discovery: bool,
+        /// PEM file: a private authority that its servers' certificates come from.
+        ca: String,
+        /// Default: RS256, PS256, ES256, EdDSA.
+        algorithms: List<String>,
+        /// Accepted values of the header `typ`; "" stands for none. Default: ["at+jwt"].
+        typ: List<String>,
+        /// Default: "aud".
+        audience_claim: String,
+        /// Default: "client_id".
+        client_id_claim: String,
+        /// Default: "sub".
+        user_claim: String,
+        /// Default: ["sub"].
+        required_claims: List<String>,
+        /// Default: "scope".
+        scope_claim: String,
+        /// A dotted path is allowed. Default: "roles".
+        roles_claim: String,
+        /// Allowed difference of clocks, at most five minutes. Default: "30s".
+        leeway: Interval,
+        /// Default: "5m".
+        jwks_refresh: Interval,
+        /// At least this long between two refreshes caused by an unknown `kid`. Default: "30s".
+        jwks_cooldown: Interval,
+    }
+}
+
+table! {
+    Introspection, "a table" {
+        /// Which JWTs are its own.
+        issuer: String,
+        token_prefix: String,
+        #[schemars(required)]
+        url: String,
+        #[schemars(required)]
+        client_id: String,
+        #[schemars(required)]
+        client_secret: Secret,
+        #[schemars(required)]
+        audience: List<String>,
+        /// PEM file: a private authority that its servers' certificates come from.
+        ca: String,
+        /// Default: "60s".
+        cache_ttl: Interval,
+        /// Default: "5s".
+        negative_ttl: Interval,
+        /// Default: 100000.
+        cache_entries: u64,
+        /// Default: "3s".
+        timeout: Interval,
+        /// Default: 64.
+        concurrency: u64,
+    }
+}
+
+table! {
+    AuthorizationServer, "a table" {
+        /// Default: `server.public_url`.
+        issuer: String,
+        /// Where the endpoints are. Default: "/oauth2".
+        path: String,
+        /// Default: "jwt".
+        access_token_format: TokenFormat,
+        /// Default: "1h".
+        access_token_lifetime: Interval,
+        /// Absolute. Default: "90d".
+        refresh_token_lifetime: Interval,
+        /// Default: "14d".
+        refresh_token_idle: Interval,
+        /// At most ten minutes. Default: "60s".
+        code_lifetime: Interval,
+        /// Default: "30m".
+        session_idle: Interval,
+        /// Default: "12h".
+        session_lifetime: Interval,
+        /// Default: `server.public_url`.
+        audience: List<String>,
+        /// Where the endpoints answer. Default: every listener that does not redirect.
+        listeners: List<String>,
+        /// A folder of pages that replace the built-in ones.
+        templates: String,
+        /// Default: "RS256".
+        signing_algorithm: SigningAlgorithm,
+        /// Default: "90d".
+        key_rotation: Interval,
+        /// What happens to a scope that the client has and the user has not. Default: "narrow".
+        excess_user_scope: ExcessUserScope,
+        /// The table's name is the client_id.
+        clients: Map<Client>,
+        /// Roles, and the scopes that a user of each may be given.
+        roles: Map<Role>,
+        users: Users,
+        lockout: Lockout,
+    }
+}
+
+words! {
+    TokenFormat {
+        Jwt = "jwt",
+        Opaque = "opaque",
+    }
+}
+
+words! {
+    SigningAlgorithm {
+        Rs256 = "RS256",
+        Es256 = "ES256",
+        EdDsa = "EdDSA",
+    }
+}
+
+words! {
+    ExcessUserScope {
+        Narrow = "narrow",
+        Reject = "reject",
+    }
+}
+
+table! {
+    Client, "a table" {
+        /// For people. Default: the client_id.
+        name: String,
+        secret: Password,
+        /// Two during a rotation.
+        secrets: List<Password>,
+        /// A client that cannot keep a secret. Default: false.
+        public: bool,
+        /// Always so for public clients. Default: false.
+        require_pkce: bool,
+        /// May a public client use the password grant. Default: false.
+        public_password: bool,
+        /// Default: "offline_access".
+        refresh: Refresh,
+        /// CORS origins that may call the token endpoint.
+        origins: List<String>,
+        /// Default: client_secret_basic and client_secret_post; none for public clients.
+        auth_methods: List<AuthMethod>,
+        /// The public keys of private_key_jwt.
+        jwks_file: String,
+        /// Default: ["authorization_code"].
+        grants: List<Grant>,
+        /// After this day (UTC) the password grant of this client ends.
+        password_until: Date,
+        /// Not longer than the server's.
+        access_token_lifetime: Interval,
+        /// Narrower than the server's.
+        audience: List<String>,
+        redirect_uris: List<String>,
+        scopes: List<String>,
+        default_scopes: List<String>,
+        /// No consent page. Default: false.
+        trusted: bool,
+        /// May it call the introspection endpoint. Default: false.
+        introspect: bool,
+    }
+}
+
+words! {
+    Refresh {
+        OfflineAccess = "offline_access",
+        Always = "always",
+        Never = "never",
+    }
+}
+
+words! {
+    AuthMethod {
+        ClientSecretBasic = "client_secret_basic",
+        ClientSecretPost = "client_secret_post",
+        PrivateKeyJwt = "private_key_jwt",
+        None = "none",
+    }
+}
+
+words! {
+    Grant {
+        AuthorizationCode = "authorization_code",
+        RefreshToken = "refresh_token",
+        Password = "password",
+        ClientCredentials = "client_credentials",
+    }
+}
+
+table! {
+    Role, "a table" {
+        #[schemars(required)]
+        scopes: List<String>,
+    }
+}
+
+table! {
+    /// Sources of users; the first that knows a name decides.
+    Users, "a table" {
+        file: UsersFile,
+        htpasswd: Object,
+        ldap: Object,
+        sql: Object,
+        http: Object,
+    }
+}
+
+table! {
+    UsersFile, "a table" {
+        /// A TOML file of [[user]] tables.
+        #[schemars(required)]
+        path: String,
+    }
+}
+
+table! {
+    /// The file that `authorization_server.users.file.path` names.
+    UserList, "a table" {
+        user: List<User>,
+    }
+}
+
+table! {
+    User, "a table" {
+        #[schemars(required)]
+        name: String,
+        #[schemars(required)]
+        password: Password,
+        roles: List<String>,
+        /// Besides those of the roles; ["*"]: whatever the client may have.
+        scopes: List<String>,
+        /// Default: false.
+        disabled: bool,
+        /// Put into the access token.
+        claims: Object,
+    }
+}
+
+table! {
+    Lockout, "a table" {
+        /// For each user and address, within `window`. Default: 5.
+        failures: u64,
+        /// Default: "10m".
+        window: Interval,
+        /// Default: "1m".
+        delay: Interval,
+        /// For each address, whoever the user is, within `window`. Default: 50.
+        address_failures: u64,
+    }
+}
+
+table! {
+    Upstream, "a table" {
+        /// http:// or https://, without a path; "unix:" and a path.
+        #[schemars(required)]
+        servers: List<String>,
+        /// For each server, over all workers. Default: 1024.
+        connections: u64,
+        /// Default: "round_robin".
+        balance: Balance,
+        /// Default: "2s".
+        connect_timeout: Interval,
+        /// To the response head. Default: "30s".
+        response_timeout: Interval,
+        /// Kept for each server and worker. Default: 64.
+        idle_connections: u64,
+        /// h2c to http://, ALPN to https://. Default: false.
+        http2: bool,
+        /// Of requests that never reached the server, or that are idempotent and have no body. Default: 1.
+        retries: u64,
+        /// Refuses more spellings of a path. Default: "generic".
+        dialect: Dialect,
+        health: Health,
+        tls: UpstreamTls,
+    }
+}
+
+words! {
+    Balance {
+        RoundRobin = "round_robin",
+        LeastRequests = "least_requests",
+        Hash = "hash",
+    }
+}
+
+words! {
+    Dialect {
+        Generic = "generic",
+        Tomcat = "tomcat",
+        Iis = "iis",
+        Php = "php",
+    }
+}
+
+table! {
+    Health, "a table" {
+        path: String,
+        interval: Interval,
+    }
+}
+
+table! {
+    UpstreamTls, "a table" {
+        /// PEM file: a private authority. Default: the platform's.
+        ca: String,
+        /// Our certificate and key.
+        client: Certificate,
+        /// Default: the host of the server's URL.
+        server_name: String,
+    }
+}
+
+table! {
+    Route, "a table" {
+        /// Default: made from the path.
+        name: String,
+        /// Default: any host.
+        hosts: List<String>,
+        /// Default: every listener that does not redirect.
+        listeners: List<String>,
+        /// Literal segments, {name} for one segment, ** at the end for the rest.
+        #[schemars(required)]
+        path: String,
+        #[schemars(required)]
+        upstream: String,
+        /// Whose tokens are accepted. Default: all.
+        issuers: List<String>,
+        /// Who may call it: alternatives. Whatever none of them admits is denied.
+        #[schemars(required)]
+        allow: List<Allow>,
+        /// Default: `server.mode`.
+        mode: Mode,
+        /// Default: `server.limits.body_bytes`.
+        body_bytes: Size,
+        /// To the response head. Default: the upstream's `response_timeout`.
+        timeout: Interval,
+        /// Also accept HTTP Basic from legacy callers.
+        basic_bridge: BasicBridge,
+        /// Spellings of a path that are refused elsewhere: "%2F", ";".
+        allow_in_path: List<String>,
+        /// Headers with `_` in their names. Default: "drop".
+        underscore_headers: Underscore,
+        /// Streams and tunnels end when the token does. Default: false.
+        end_with_token: bool,
+        /// Narrower than the issuer's.
+        audience: List<String>,
+        /// "off": introspect every time.
+        cache: Cache,
+        ip_allow: List<String>,
+        ip_deny: List<String>,
+        forward: Forward,
+        rate_limit: RateLimit,
+        cors: Cors,
+    }
+}
+
+words! {
+    Underscore {
+        Drop = "drop",
+        Pass = "pass",
+    }
+}
+
+words! {
+    Cache {
+        On = "on",
+        Off = "off",
+    }
+}
+
+table! {
+    BasicBridge, "a table" {
+        client: String,
+    }
+}
+
+table! {
+    /// All conditions must hold.
+    Allow, "a table such as `{ methods = [\"GET\"], scopes = [\"orders:read\"] }`" {
+        /// GET admits HEAD. Default: every method but CONNECT and TRACE.
+        methods: List<String>,
+        /// All of these.
+        scopes: List<String>,
+        /// One of these.
+        any_scope: List<String>,
+        /// One of these.
+        roles: List<String>,
+        /// One of these.
+        users: List<String>,
+        /// One of these.
+        clients: List<String>,
+        /// One of these.
+        issuers: List<String>,
+        /// Each of these claims has one of its values.
+        claims: Map<List<String>>,
+        /// Any valid token.
+        authenticated: bool,
+        /// No token at all.
+        public: bool,
+    }
+}
+
+table! {
+    Forward, "a table" {
+        /// Taken off the front of the path.
+        strip_prefix: String,
+        /// "upstream", "preserve", or a literal. Default: "preserve".
+        host: String,
+        /// Default: "strip".
+        authorization: UpstreamAuthorization,
+        /// Identity headers: always removed from what the caller sent, then set from the token.
+        headers: Map<String>,
+        remove_headers: List<String>,
+        response_headers: Map<String>,
+    }
+}
+
+/// "strip", "pass", or a table that says what to send.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
+pub(super) enum UpstreamAuthorization {
+    Word(AuthorizationWord),
+    Table(Box<AuthorizationTable>),
+}
+
+words! {
+    AuthorizationWord {
+        Strip = "strip",
+        Pass = "pass",
+    }
+}
+
+table! {
+    AuthorizationTable, "a table" {
+        basic: BasicCredentials,
+        bearer: Secret,
+        signed_jwt: Object,
+    }
+}
+
+table! {
+    BasicCredentials, "a table such as `{ username = \"gateway\", password = { file = \"path\" } }`" {
+        #[schemars(required)]
+        username: String,
+        #[schemars(required)]
+        password: Secret,
+    }
+}
+
+impl Read for UpstreamAuthorization {
+    const KIND: &'static str = "`\"strip\"`, `\"pass\"` or a table such as `{ basic = { username, password } }`";
+
+    fn read(value: &DeValue<'_>, at: Span, reader: &mut Reader<'_>) -> Option<Self> {
+        match value {
+            DeValue::String(_) => AuthorizationWord::read(value, at, reader).map(Self::Word),
+            DeValue::Table(_) => AuthorizationTable::read(value, at, reader).map(|table| Self::Table(Box::new(table))),
+            _ => {
+                reader.mismatch(value, at, Self::KIND);
+                None
+            }
+        }
+    }
+}
+
+table! {
+    RateLimit, "a table" {
+        per: String,
+        requests: u64,
+        window: Interval,
+        burst: u64,
+    }
+}
+
+table! {
+    Cors, "a table" {
+        origins: List<String>,
+    }
+}
+
+table! {
+    Test, "a table" {
+        /// Method and path: "GET /orders/7".
+        #[schemars(required)]
+        request: String,
+        /// Claims; what is left out is filled in validly. Absent: no token.
+        token: Object,
+        /// 200: forwarded; else the status the caller would get.
+        #[schemars(required)]
+        expect: u64,
+    }
+}

@@ -1,0 +1,177 @@
+//! One event per request, formatted by hand: a request's way must not pay for a general formatter.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::Format;
+use super::log::{Sink, push_timestamp};
+
+/// What is told of one request. `None` is left out.
+#[derive(Debug)]
+pub struct Event<'a> {
+    pub request_id: &'a str,
+    pub client: IpAddr,
+    pub listener: &'a str,
+    pub version: http::Version,
+    pub method: &'a http::Method,
+    pub host: Option<&'a str>,
+    /// Without the query, which may hold secrets.
+    pub path: &'a str,
+    pub status: u16,
+    pub decision: &'static str,
+    /// The code of what was refused, and what exactly was wrong.
+    pub reason: Option<&'static str>,
+    pub cause: Option<&'a str>,
+    pub route: Option<&'a str>,
+    pub upstream: Option<&'a str>,
+    pub issuer: Option<&'a str>,
+    pub user: Option<&'a str>,
+    pub client_id: Option<&'a str>,
+    pub bytes: u64,
+    pub duration: Duration,
+    /// The answer was cut off.
+    pub aborted: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct AccessLog {
+    sink: Sink,
+    format: Format,
+}
+
+impl AccessLog {
+    pub fn new(sink: Sink, format: Format) -> Self {
+        Self { sink, format }
+    }
+
+    pub fn write(&self, event: &Event<'_>) {
+        let mut line = Line { text: Vec::with_capacity(512), format: self.format };
+        line.start();
+        line.text("request_id", Some(event.request_id));
+        line.plain("client", event.client);
+        line.text("listener", Some(event.listener));
+        line.text("protocol", Some(protocol(event.version)));
+        line.text("method", Some(event.method.as_str()));
+        line.text("host", event.host);
+        line.text("path", Some(event.path));
+        line.number("status", u64::from(event.status));
+        line.text("decision", Some(event.decision));
+        line.text("reason", event.reason);
+        line.text("cause", event.cause);
+        line.text("route", event.route);
+        line.text("upstream", event.upstream);
+        line.text("issuer", event.issuer);
+        line.text("user", event.user);
+        line.text("client_id", event.client_id);
+        line.number("bytes", event.bytes);
+        line.number("duration_us", u64::try_from(event.duration.as_micros()).unwrap_or(u64::MAX));
+        if event.aborted {
+            line.text("aborted", Some("true"));
+        }
+        line.end();
+        self.sink.write(&line.text);
+    }
+}
+
+struct Line {
+    text: Vec<u8>,
+    format: Format,
+}
+
+impl Line {
+    fn start(&mut self) {
+        match self.format {
+            Format::Json => {
+                self.text.extend_from_slice(b"{\"timestamp\":\"");
+                push_timestamp(&mut self.text);
+                self.text.extend_from_slice(b"\",\"level\":\"INFO\",\"event\":\"request\"");
+            }
+            Format::Text => {
+                push_timestamp(&mut self.text);
+                self.text.extend_from_slice(b"  INFO request");
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        self.text.extend_from_slice(if self.format == Format::Json { b"}\n" } else { b"\n" });
+    }
+
+    fn name(&mut self, name: &str) {
+        match self.format {
+            Format::Json => {
+                self.text.extend_from_slice(b",\"");
+                self.text.extend_from_slice(name.as_bytes());
+                self.text.extend_from_slice(b"\":");
+            }
+            Format::Text => {
+                self.text.push(b' ');
+                self.text.extend_from_slice(name.as_bytes());
+                self.text.push(b'=');
+            }
+        }
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        self.name(name);
+        let _ = write!(self.text, "{value}");
+    }
+
+    fn plain(&mut self, name: &str, value: impl std::fmt::Display) {
+        self.name(name);
+        let quote: &[u8] = if self.format == Format::Json { b"\"" } else { b"" };
+        self.text.extend_from_slice(quote);
+        let _ = write!(self.text, "{value}");
+        self.text.extend_from_slice(quote);
+    }
+
+    /// Anything that could end the line, hide in it or turn it around is escaped, in both formats.
+    fn text(&mut self, name: &str, value: Option<&str>) {
+        let Some(value) = value else { return };
+        self.name(name);
+        if self.format == Format::Text && !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic() && b != b'"')
+        {
+            self.text.extend_from_slice(value.as_bytes());
+            return;
+        }
+        self.text.push(b'"');
+        for c in value.chars() {
+            match c {
+                '"' => self.text.extend_from_slice(b"\\\""),
+                '\\' => self.text.extend_from_slice(b"\\\\"),
+                ' '..='~' => self.text.push(c as u8),
+                c => {
+                    let mut units = [0; 2];
+                    for unit in c.encode_utf16(&mut units) {
+                        let _ = write!(self.text, "\\u{unit:04x}");
+                    }
+                }
+            }
+        }
+        self.text.push(b'"');
+    }
+}
+
+fn protocol(version: http::Version) -> &'static str {
+    match version {
+        http::Version::HTTP_10 => "HTTP/1.0",
+        http::Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn class_57_nothing_in_a_value_can_forge_a_line() {
+        for format in [Format::Json, Format::Text] {
+            let mut line = Line { text: Vec::new(), format };
+            line.text("host", Some("a\"\n{\"x\":1}\u{202e}\u{1f600}\\"));
+            let text = String::from_utf8(line.text).expect("ASCII");
+            assert!(text.ends_with(r#""a\"\u000a{\"x\":1}\u202e\ud83d\ude00\\""#), "{text}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The `Authorization: Bearer` header (RFC 6750 section 2.1), the only place where a token is looked for.
+
+use http::HeaderValue;
+
+use super::Refusal;
+
+/// Longest token that is looked at.
+pub(super) const TOKEN_MAX_BYTES: usize = 16 * 1024;
+
+/// The text of a token: untrusted.
+#[derive(Clone, Copy)]
+pub struct Bearer<'a>(&'a str);
+
+impl std::fmt::Debug for Bearer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Bearer [redacted]")
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BearerError {
+    /// Not `Bearer`, spaces and one token: 400 `invalid_request`.
+    Syntax,
+    /// Something where the token stands that is none: 401 `invalid_token`.
+    Token(Refusal),
+}
+
+impl<'a> Bearer<'a> {
+    /// `None` for a header of another scheme, which counts as no credentials.
+    pub fn parse(header: &'a HeaderValue) -> Result<Option<Self>, BearerError> {
+        let value = header.as_bytes();
+        let Some((scheme, rest)) = value.split_at_checked("bearer".len()) else { return Ok(None) };
+        if !scheme.eq_ignore_ascii_case(b"bearer") {
+            return Ok(None);
+        }
+        let token = rest.trim_ascii_end();
+        let spaces = token.iter().take_while(|byte| **byte == b' ').count();
+        let token = &token[spaces..];
+        if spaces == 0 || token.is_empty() || token.iter().any(|byte| matches!(byte, b' ' | b'\t' | b',')) {
+            return Err(BearerError::Syntax);
+        }
+        if token.len() > TOKEN_MAX_BYTES {
+            return Err(BearerError::Token(Refusal::TooLong));
+        }
+        if !is_token68(token) {
+            return Err(BearerError::Token(Refusal::Characters));
+        }
+        std::str::from_utf8(token).map(|token| Some(Self(token))).map_err(|_| BearerError::Token(Refusal::Characters))
+    }
+
+    pub(super) fn as_str(self) -> &'a str {
+        self.0
+    }
+}
+
+/// RFC 9110 section 11.2: letters, digits, `-._~+/`, then any number of `=`.
+fn is_token68(token: &[u8]) -> bool {
+    let padding = token.iter().rev().take_while(|byte| **byte == b'=').count();
+    let body = &token[..token.len() - padding];
+    !body.is_empty()
+        && body
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b2_to_b6_the_header() {
+        let token = |text: &'static str| Ok(Some(text));
+        for (header, expected) in [
+            ("Bearer abc.d-e_f~+/==", token("abc.d-e_f~+/==")),
+            ("bearer abc", token("abc")),
+            ("bEaReR    abc", token("abc")),
+            ("Bearer abc  ", token("abc")),
+            ("Basic YTpi", Ok(None)),
+            ("Negotiate x", Ok(None)),
+            ("Bear", Ok(None)),
+            ("Bearer", Err(BearerError::Syntax)),
+            ("Bearer  ", Err(BearerError::Syntax)),
+            ("Bearer\tabc", Err(BearerError::Syntax)),
+            ("Bearerabc", Err(BearerError::Syntax)),
+            ("Bearer a b", Err(BearerError::Syntax)),
+            ("Bearer a,b", Err(BearerError::Syntax)),
+            ("Bearer a, Bearer b", Err(BearerError::Syntax)),
+            ("Bearer a,", Err(BearerError::Syntax)),
+            ("Bearer a\"b", Err(BearerError::Token(Refusal::Characters))),
+            ("Bearer =a", Err(BearerError::Token(Refusal::Characters))),
+            ("Bearer ==", Err(BearerError::Token(Refusal::Characters))),
+        ] {
+            let value = HeaderValue::from_bytes(header.as_bytes()).expect("header");
+            assert_eq!(Bearer::parse(&value).map(|b| b.map(Bearer::as_str)), expected, "{header:?}");
+        }
+        let long = HeaderValue::from_str(&format!("Bearer {}", "a".repeat(TOKEN_MAX_BYTES + 1))).expect("header");
+        assert_eq!(Bearer::parse(&long).map(|_| ()), Err(BearerError::Token(Refusal::TooLong)));
+    }
+}

@@ -1,0 +1,91 @@
+//! Opening a connection to one server: TCP, TLS, and the HTTP version that the two agree on.
+
+use std::io;
+use std::sync::Arc;
+
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+
+use super::pool::Sender;
+use super::{Settings, Slot};
+use crate::net::BaseUrl;
+use crate::tls::TlsError;
+
+/// Bodies are read in pieces of at most this: fewer system calls for big ones, a bounded buffer for each connection.
+const MAX_BUFFER_BYTES: usize = 256 * 1024;
+/// Largest head of an answer.
+const MAX_HEAD_BYTES: usize = 128 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Connector {
+    host: String,
+    port: u16,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    http2: bool,
+}
+
+impl Connector {
+    pub(super) fn new(url: &BaseUrl, settings: &Settings) -> Result<Self, TlsError> {
+        let tls = if url.is_https() {
+            let protocols: &[&[u8]] = if settings.http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
+            Some((settings.tls.build(protocols)?, settings.tls.name(url.host())?))
+        } else {
+            None
+        };
+        let host = url.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Self { host, port: url.port(), tls, http2: settings.http2 })
+    }
+
+    /// Every address of the name is tried. `slot` is held for as long as the connection lives.
+    pub(super) async fn connect(&self, slot: Slot) -> io::Result<Sender> {
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        stream.set_nodelay(true)?;
+        match &self.tls {
+            None => self.handshake(stream, self.http2, slot).await,
+            Some((config, name)) => {
+                let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
+                let stream = connector.connect(name.clone(), stream).await?;
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                self.handshake(stream, http2, slot).await
+            }
+        }
+    }
+
+    async fn handshake<I>(&self, stream: I, http2: bool, slot: Slot) -> io::Result<Sender>
+    where
+        I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let io = TokioIo::new(stream);
+        if http2 {
+            let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
+                .adaptive_window(true)
+                .handshake(io)
+                .await
+                .map_err(io::Error::other)?;
+            tokio::spawn(async move {
+                let _slot = slot;
+                if let Err(error) = connection.await {
+                    tracing::debug!(event = "upstream.connection_failed", %error);
+                }
+            });
+            return Ok(Sender::Http2(sender));
+        }
+        let (sender, connection) = hyper::client::conn::http1::Builder::new()
+            .max_header_size(MAX_HEAD_BYTES)
+            .max_buf_size(MAX_BUFFER_BYTES)
+            .handshake(io)
+            .await
+            .map_err(io::Error::other)?;
+        tokio::spawn(async move {
+            let _slot = slot;
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(event = "upstream.connection_failed", %error);
+            }
+        });
+        Ok(Sender::Http1(sender))
+    }
+}
