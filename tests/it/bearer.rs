@@ -356,9 +356,13 @@ fn every_supported_algorithm_is_accepted_when_listed() {
 
 #[test]
 fn j10_an_algorithm_that_is_not_listed_is_refused() {
-    let mint = Mint::with(ISSUER, vec![Key::ed25519("k1")]);
+    let mint = Mint::with(ISSUER, vec![Key::ed25519("k1"), Key::p256("k2")]);
     let site = Site::builder().mint(mint).issuer(r#"algorithms = ["ES256"]"#).more(ROUTES).start();
-    table(&site, vec![("EdDSA", site.mint.scoped("read"), BAD)]);
+    let key = &site.mint.keys[1];
+    let listed = compact(r#"{"alg":"ES256","typ":"at+jwt","kid":"k2"}"#, &site.mint.claims().to_string(), |input| {
+        key.sign(input)
+    });
+    table(&site, vec![("EdDSA", site.mint.scoped("read"), BAD), ("ES256", listed, "200")]);
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn check_and_run_on_files_that_are_none() {
     for command in ["check", "run", "routes"] {
         let done = run(&[command, "-c", "/nowhere/tollgate.toml"]);
         wrong.eq((command, "missing"), done.code, Some(1));
-        wrong.ok((command, "missing"), done.err.contains("/nowhere/tollgate.toml"), &done);
+        wrong.ok((command, "missing"), done.all().contains("/nowhere/tollgate.toml"), &done);
         for (name, text) in
             [("empty", ""), ("not TOML", "[server\n"), ("binary", "\u{0}\u{1}"), ("repeated", "[server]\n[server]\n")]
         {

@@ -1,6 +1,6 @@
 //! What the upstream receives and what the caller gets back: heads byte for byte, bodies as they come.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -1027,22 +1027,6 @@ fn several_servers_are_used_and_a_dead_one_is_passed_over() {
     for _ in 0..10 {
         assert_eq!(site.send(&Req::post("/public/x").body("a")).status, 200);
     }
-}
-
-#[test]
-fn a_unix_socket_is_an_upstream() {
-    let dir = tempfile::TempDir::new().unwrap();
-    let path = dir.path().join("app.sock");
-    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut buffer = [0; 4096];
-            let _ = io::Read::read(&mut stream, &mut buffer);
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nunix");
-        }
-    });
-    let site = Site::builder().upstream_lines(&format!("servers = [\"unix:{}\"]", path.display())).more(OPEN).start();
-    assert_eq!(site.send(&Req::get("/public/x")).text(), "unix");
 }
 
 #[test]

@@ -835,7 +835,6 @@ fn m1_to_m5_metadata() {
         config
             .replace("[\"password\", \"refresh_token\"]", "[\"refresh_token\"]")
             .replace("[\"password\"]", "[\"refresh_token\"]")
-            .replace("[\"password\", \"authorization_code\"]", "[\"authorization_code\"]")
     });
     let data = none.send(&Req::get(path).host(HOST)).json();
     assert!(!data["grant_types_supported"].to_string().contains("password"), "M4: {data}");

@@ -189,8 +189,11 @@ impl Gateway {
             seen = lines.0.len();
             let left = deadline.saturating_duration_since(Instant::now());
             let ended = lines.1 == 2;
-            let text = || lines.0.join("\n");
-            assert!(!ended && !left.is_zero(), "no line that says: {what} (process ended: {ended})\n{}", text());
+            if ended || left.is_zero() {
+                let text = lines.0.join("\n");
+                drop(lines);
+                panic!("no line that says: {what} (process ended: {ended})\n{text}");
+            }
             lines = self.output.changed.wait_timeout(lines, left).unwrap().0;
         }
     }

@@ -138,7 +138,6 @@ default_scopes = ["orders:read"]
 
 [authorization_server.clients.native]
 public = true
-grants = ["password", "authorization_code"]
 redirect_uris = ["http://127.0.0.1/cb"]
 scopes = ["orders:read"]
 default_scopes = ["orders:read"]
