@@ -10,6 +10,7 @@ use http_body_util::BodyExt as _;
 use zeroize::Zeroizing;
 
 use super::error::{Error, ErrorCode};
+use crate::net::body::BodyError;
 
 /// Most bytes of a form.
 const MAX_BYTES: usize = 64 * 1024;
@@ -189,11 +190,10 @@ where
 fn body_error(error: &(dyn std::error::Error + 'static)) -> Error {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if error.is::<http_body_util::LengthLimitError>() {
-            return Error::new(ErrorCode::TooLarge, "the form is too large");
-        }
-        if error.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut) {
-            return Error::new(ErrorCode::Timeout, "the form took too long");
+        match error.downcast_ref::<BodyError>() {
+            Some(BodyError::TooLarge) => return Error::new(ErrorCode::TooLarge, "the form is too large"),
+            Some(BodyError::Timeout) => return Error::new(ErrorCode::Timeout, "the form took too long"),
+            Some(BodyError::Aborted) | None => {}
         }
         cause = error.source();
     }

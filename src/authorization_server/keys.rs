@@ -34,14 +34,14 @@ pub struct PublishedKeys {
     /// The JWK set, as it is published.
     pub jwks: Value,
     /// The same, parsed once.
-    pub keys: KeySet,
+    pub keys: Arc<KeySet>,
 }
 
 impl PublishedKeys {
     fn new(generation: u64, jwks: Value) -> Result<Self, KeyError> {
         let (keys, _) = KeySet::parse(jwks.to_string().as_bytes(), &Algorithm::ALL)
             .map_err(|error| StoreError::Record(error.to_string()))?;
-        Ok(Self { generation, jwks, keys })
+        Ok(Self { generation, jwks, keys: Arc::new(keys) })
     }
 }
 

@@ -2,11 +2,18 @@
 
 use clap::Args;
 
-use super::Outcome;
+use super::{Outcome, print};
+use crate::authorization_server::generate_secret;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {}
 
 pub(super) fn run(_arguments: Arguments) -> anyhow::Result<Outcome> {
-    anyhow::bail!("`client-secret` is not part of this build")
+    let (secret, hash) = generate_secret();
+    print(&format!(
+        "client secret, for the application (it cannot be shown again):\n  {}\n\nin the configuration:\n  \
+         secret = {{ hash = \"{hash}\" }}\n",
+        secret.expose()
+    ))?;
+    Ok(Outcome::Fine)
 }

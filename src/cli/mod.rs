@@ -57,7 +57,7 @@ enum Command {
     ClientSecret(client_secret::Arguments),
     /// Hash a password for users.toml: reads it from the terminal without echo, or from standard input.
     HashPassword(hash_password::Arguments),
-    /// Make a signing key and print it as PEM, or its public half as a JWK.
+    /// Make a signing key and print it as PEM; with --jwk its public half too.
     Keygen(keygen::Arguments),
     /// List or rotate the signing keys of a running gateway, through its admin listener.
     Keys(keys::Arguments),
@@ -99,7 +99,7 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => explain::run(arguments),
         Command::ClientSecret(arguments) => client_secret::run(arguments),
         Command::HashPassword(arguments) => hash_password::run(arguments),
-        Command::Keygen(arguments) => keygen::run(arguments),
+        Command::Keygen(arguments) => keygen::run(&arguments),
         Command::Keys(arguments) => keys::run(arguments),
         Command::Schema => schema::run(),
         Command::Demo(arguments) => demo::run(arguments),

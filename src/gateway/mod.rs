@@ -1,3 +1,384 @@
-//! The journey of a request.
+//! The journey of a request, told once in [`Worker::forward`]: head, route, token, permit, transformed request, upstream,
+//! answer. Any error on the way becomes an answer in `reject`; whatever happened is told by the `exchange` at its end.
 
+pub mod assemble;
+mod exchange;
+mod head;
 pub mod plan;
+mod reject;
+mod route;
+mod transform;
+mod tunnel;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use tokio::time::Instant;
+
+pub use exchange::{BrokenAnswer, ResponseBody};
+pub use head::{Activity, Connection};
+pub use reject::{Reject, problem};
+pub use route::{Route, Routes, Target};
+
+use crate::authorization_server::{self, AuthorizationServer};
+use crate::clock::Clock;
+use crate::net::body::RequestBody;
+use crate::net::forwarded::Origin;
+use crate::net::{BaseUrl, TrustedProxies};
+use crate::policy::{self, Caller, Denied, Need, Permit};
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::{Decision, Metrics, RouteMetrics};
+use crate::token::{Bearer, BearerError, Refusal, Verifier};
+use crate::upstream::{Pools, Upstream};
+
+use exchange::Exchange;
+use transform::{Inbound, Managed, UpgradeWanted, X_REQUEST_ID};
+use tunnel::Tunnel;
+
+/// Largest body that an endpoint of the authorization server reads, plus a little so that it can say so itself.
+const FORM_MAX_BYTES: u64 = 128 * 1024;
+
+/// Everything that serves traffic under one configuration, shared by the workers.
+#[derive(Debug)]
+pub struct Gateway {
+    public_url: BaseUrl,
+    realm: String,
+    trusted_proxies: TrustedProxies,
+    routes: Routes,
+    managed: Managed,
+    verifier: Verifier,
+    authorization_server: Option<Arc<AuthorizationServer>>,
+    upstreams: Arc<[Upstream]>,
+    limits: Limits,
+    metrics: Metrics,
+    authorization_server_metrics: RouteMetrics,
+    no_route_metrics: RouteMetrics,
+    access_log: Option<AccessLog>,
+    request_ids: head::RequestIds,
+    clock: Clock,
+}
+
+/// What bounds a request once its head is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub header_count: usize,
+    /// Between two reads of a request's body.
+    pub body_timeout: Duration,
+    /// Of an answer's body or a tunnel without a byte.
+    pub stream_idle: Duration,
+}
+
+/// A gateway on one thread, with upstream connections of its own.
+#[derive(Debug)]
+pub struct Worker {
+    gateway: Arc<Gateway>,
+    pools: Pools,
+}
+
+impl Worker {
+    pub fn new(gateway: Arc<Gateway>) -> Self {
+        let pools = Pools::new(Arc::clone(&gateway.upstreams));
+        Self { gateway, pools }
+    }
+
+    /// Closes upstream connections that were unused for long. To be called now and then.
+    pub fn close_idle(&self) {
+        self.pools.close_idle();
+    }
+
+    /// Answers one request.
+    pub async fn answer(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+        request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
+        connection.activity.begin();
+        let gateway = &self.gateway;
+        let (parts, body) = request.into_parts();
+        let origin = head::origin(&connection, &parts.headers, &gateway.trusted_proxies);
+        let request_id = gateway.request_ids.id(&parts.headers, origin.trusted);
+        let logged = gateway.access_log.is_some();
+        let mut exchange = Box::new(Exchange {
+            started: Instant::now(),
+            request_id: request_id.clone(),
+            client: origin.client,
+            version: parts.version,
+            method: parts.method.clone(),
+            host: if logged { logged_host(&parts) } else { None },
+            target: if logged { parts.uri.path_and_query().cloned() } else { None },
+            route: None,
+            token: None,
+            decision: Decision::Denied,
+            reason: None,
+            cause: None,
+            status: 0,
+            bytes: 0,
+            complete: false,
+            worker: Arc::clone(&self),
+            connection,
+        });
+        let outcome = self.forward(&mut exchange, &origin, parts, body).await;
+        let mut response = match outcome {
+            Ok(Answer::Local(response)) => {
+                exchange.status = response.status().as_u16();
+                response.map(|body| ResponseBody::local(body, exchange))
+            }
+            Ok(Answer::Upstream { response, ends_at }) => {
+                exchange.status = response.status().as_u16();
+                let idle = gateway.limits.stream_idle;
+                response.map(|body| ResponseBody::upstream(body, idle, ends_at, exchange))
+            }
+            Ok(Answer::Tunnel { response, tunnel }) => self.tunnel(response, tunnel, exchange),
+            Err(reject) => {
+                exchange.refused(&reject);
+                reject.response(&gateway.realm, &request_id).map(|body| ResponseBody::local(body, exchange))
+            }
+        };
+        response.headers_mut().insert(X_REQUEST_ID, request_id);
+        response
+    }
+
+    /// The way of a request, from its head to the head of its answer.
+    async fn forward(
+        &self,
+        exchange: &mut Exchange,
+        origin: &Origin,
+        parts: Parts,
+        body: Incoming,
+    ) -> Result<Answer, Reject> {
+        let gateway = &*self.gateway;
+        gateway.check_fields(&parts)?;
+        let host = head::host(&parts)?;
+        let path = head::path(&parts)?;
+        let route = match gateway.target(exchange.connection.listener, &host, &path)? {
+            GoesTo::Route(route) => Arc::clone(route),
+            GoesTo::AuthorizationServer(server, endpoint) => {
+                drop(host);
+                exchange.decision = Decision::Local;
+                return self.authorization_server(server, endpoint, exchange, origin, parts, body).await;
+            }
+        };
+        drop(host);
+        exchange.route = Some(Arc::clone(&route));
+        route.accepts(&path, |path| self.pools.upstream(route.plan.upstream).dialect().refuses(path))?;
+
+        let upgrade = UpgradeWanted::of(&parts);
+        let method =
+            if upgrade.as_ref().is_some_and(|upgrade| upgrade.by_connect) { Method::GET } else { parts.method.clone() };
+        let caller = gateway.caller(&route, &method, &parts).await?;
+        if let Caller::Known(token) = &caller {
+            exchange.token = Some(Arc::clone(token));
+        }
+        let permit =
+            policy::authorize(&route.plan.access, &method, caller).map_err(|denied| refusal(denied, &route))?;
+        exchange.decision = if permit.token().is_some() { Decision::Admitted } else { Decision::Public };
+
+        let mut parts = parts;
+        let caller_upgrade = parts.extensions.remove::<OnUpgrade>();
+        let body = match &upgrade {
+            Some(upgrade) if upgrade.by_connect => (RequestBody::empty(), Default::default()),
+            _ => RequestBody::new(body, route.plan.body_bytes, gateway.limits.body_timeout).map_err(Reject::Body)?,
+        };
+        let request_id = exchange.request_id.clone();
+        let inbound = Inbound {
+            connection: &exchange.connection,
+            origin,
+            path,
+            request_id: &request_id,
+            managed: &gateway.managed,
+            upgrade: upgrade.as_ref(),
+        };
+        let outgoing = transform::request(&route, &permit, inbound, parts, body)?;
+        let mut response = self.pools.send(route.plan.upstream, &permit, outgoing).await.map_err(Reject::Upstream)?;
+
+        let ends_at = if route.plan.end_with_token { gateway.end_of(&permit) } else { None };
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            transform::response_head(&route.plan.forward, response.headers_mut());
+            return Ok(Answer::Upstream { response, ends_at });
+        }
+        let (Some(upgrade), Some(caller)) = (upgrade, caller_upgrade) else { return Err(Reject::Upgrade) };
+        let server = hyper::upgrade::on(&mut response);
+        let (head, lease) = switch_response(&upgrade, response, &route.plan.forward);
+        Ok(Answer::Tunnel { response: head, tunnel: Pending { caller, server, ends_at, lease } })
+    }
+
+    async fn authorization_server(
+        &self,
+        server: &AuthorizationServer,
+        endpoint: authorization_server::Endpoint,
+        exchange: &Exchange,
+        origin: &Origin,
+        parts: Parts,
+        body: Incoming,
+    ) -> Result<Answer, Reject> {
+        let gateway = &*self.gateway;
+        let body = RequestBody::new(body, FORM_MAX_BYTES, gateway.limits.body_timeout);
+        let (body, _) = body.map_err(Reject::Body)?;
+        let caller = authorization_server::Caller {
+            peer: origin.client,
+            https: origin.https,
+            loopback: exchange.connection.peer.is_loopback() && gateway.public_url.is_loopback(),
+            request_id: exchange.request_id.to_str().unwrap_or_default(),
+        };
+        Ok(Answer::Local(server.handle(endpoint, Request::from_parts(parts, body), &caller).await))
+    }
+
+    /// The answer that switches protocols; what follows it runs on by itself and is told of at its end.
+    fn tunnel(&self, response: Response<()>, tunnel: Pending, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
+        exchange.status = response.status().as_u16();
+        let Pending { caller, server, ends_at, lease } = tunnel;
+        let idle = self.gateway.limits.stream_idle;
+        tokio::spawn(Tunnel { caller, server, idle, ends_at, lease, exchange }.run());
+        response.map(|()| ResponseBody::nothing())
+    }
+}
+
+/// What a request comes to when nothing refuses it.
+enum Answer {
+    Local(Response<Bytes>),
+    Upstream { response: Response<crate::upstream::ResponseBody>, ends_at: Option<Instant> },
+    Tunnel { response: Response<()>, tunnel: Pending },
+}
+
+/// A tunnel whose ends are not there yet.
+struct Pending {
+    caller: OnUpgrade,
+    server: OnUpgrade,
+    ends_at: Option<Instant>,
+    lease: crate::upstream::ResponseBody,
+}
+
+enum GoesTo<'a> {
+    Route(&'a Arc<Route>),
+    AuthorizationServer(&'a AuthorizationServer, authorization_server::Endpoint),
+}
+
+impl Gateway {
+    /// What holds of every request, whatever the route.
+    fn check_fields(&self, parts: &Parts) -> Result<(), Reject> {
+        if parts.headers.len() > self.limits.header_count {
+            self.metrics.limits_reached.with_label_values(&["header_count"]).inc();
+            return Err(Reject::HeaderCount);
+        }
+        if parts.headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
+            return Err(Reject::RepeatedHeader);
+        }
+        Ok(())
+    }
+
+    fn target(
+        &self,
+        listener: usize,
+        host: &str,
+        path: &crate::routing::path::CanonicalPath,
+    ) -> Result<GoesTo<'_>, Reject> {
+        let mut endpoint = None;
+        let is_reserved = || {
+            endpoint = self.authorization_server.as_ref().and_then(|server| server.endpoint(path.as_str()));
+            endpoint.is_some()
+        };
+        let found = self.routes.find(listener, host, path, is_reserved);
+        match (found, endpoint, &self.authorization_server) {
+            (Some(Target::Route(route)), ..) => Ok(GoesTo::Route(route)),
+            (Some(Target::AuthorizationServer), Some(endpoint), Some(server)) => {
+                Ok(GoesTo::AuthorizationServer(server, endpoint))
+            }
+            // Where no route would open it, a path that can be read in two ways is told as such.
+            _ if path.spelled() != Default::default() => Err(Reject::Spelling),
+            _ => Err(Reject::NoRoute),
+        }
+    }
+
+    /// Who asks, as far as the route's entries for the method make it necessary to know.
+    async fn caller(&self, route: &Route, method: &Method, parts: &Parts) -> Result<Caller, Reject> {
+        match route.plan.access.need(method) {
+            Need::Refuse | Need::Nothing => return Ok(Caller::Nobody),
+            Need::Token | Need::TokenIfAny => {}
+        }
+        let Some(header) = parts.headers.get(header::AUTHORIZATION) else { return Ok(Caller::Nobody) };
+        let bearer = match Bearer::parse(header) {
+            Ok(Some(bearer)) => bearer,
+            Ok(None) => return Ok(Caller::Nobody),
+            Err(BearerError::Syntax) => return Err(Reject::BearerSyntax),
+            Err(BearerError::Token(refusal)) => return Err(self.refused(refusal)),
+        };
+        let verified = self.verifier.verify(bearer, &route.plan.issuers, &route.plan.audience).await;
+        verified.map(Caller::Known).map_err(|refusal| self.refused(refusal))
+    }
+
+    fn refused(&self, refusal: Refusal) -> Reject {
+        self.metrics.tokens_refused.with_label_values(&[refusal.reason()]).inc();
+        match refusal {
+            Refusal::Unavailable => Reject::IssuerUnavailable,
+            refusal => Reject::InvalidToken(refusal),
+        }
+    }
+
+    /// When what the permit's token admitted must end.
+    fn end_of(&self, permit: &Permit) -> Option<Instant> {
+        let left = permit.token()?.refused_from().saturating_sub(self.clock.now());
+        Some(Instant::now() + Duration::from_secs(left))
+    }
+
+    pub fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    pub fn verifier(&self) -> &Verifier {
+        &self.verifier
+    }
+
+    pub fn authorization_server(&self) -> Option<&Arc<AuthorizationServer>> {
+        self.authorization_server.as_ref()
+    }
+}
+
+fn refusal(denied: Denied<'_>, route: &Route) -> Reject {
+    let scope = |entry: &policy::Entry| entry.scopes().collect::<Vec<_>>().join(" ");
+    match denied {
+        Denied::Method => Reject::Method { allow: route.allow.clone() },
+        Denied::Unauthenticated(entry) => Reject::Unauthenticated { scope: scope(entry) },
+        Denied::Scope(entry) => Reject::InsufficientScope { scope: scope(entry) },
+        Denied::Forbidden => Reject::Forbidden,
+    }
+}
+
+/// The head of the answer to a switch of protocols, and what keeps the upstream's connection.
+fn switch_response(
+    upgrade: &UpgradeWanted,
+    response: Response<crate::upstream::ResponseBody>,
+    forward: &plan::Forward,
+) -> (Response<()>, crate::upstream::ResponseBody) {
+    let (mut parts, lease) = response.into_parts();
+    let protocol = parts.headers.get(header::UPGRADE).cloned();
+    transform::response_head(forward, &mut parts.headers);
+    if upgrade.by_connect {
+        // RFC 8441 section 5: the handshake's own fields have no meaning in HTTP/2.
+        parts.status = StatusCode::OK;
+        parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+    } else {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Some(protocol) = protocol {
+            parts.headers.insert(header::UPGRADE, protocol);
+        }
+    }
+    parts.extensions.clear();
+    (Response::from_parts(parts, ()), lease)
+}
+
+fn logged_host(parts: &Parts) -> Option<HeaderValue> {
+    let header = parts.headers.get(header::HOST).cloned();
+    header.or_else(|| HeaderValue::from_str(parts.uri.authority()?.as_str()).ok())
+}
+
+/// An address as the value of a header.
+pub fn peer_text(peer: IpAddr) -> HeaderValue {
+    HeaderValue::from_str(&peer.to_string()).unwrap_or(HeaderValue::from_static("unknown"))
+}

@@ -86,9 +86,9 @@ pub struct Forward {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum HostHeader {
     /// The authority of the server the request goes to.
+    #[default]
     Upstream,
     /// What the caller sent.
-    #[default]
     Preserve,
     Literal(HeaderValue),
 }

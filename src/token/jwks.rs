@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use prometheus::IntCounterVec;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -21,10 +22,19 @@ const MAX_BYTES: usize = 256 * 1024;
 /// First pause after a failed fetch; it doubles up to the issuer's refresh interval.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Keys that somebody else keeps current: the embedded authorization server.
+pub trait SharedKeys: std::fmt::Debug + Send + Sync {
+    fn current(&self) -> Arc<KeySet>;
+
+    /// Changes whenever the keys do.
+    fn generation(&self) -> u64;
+}
+
 /// The current keys of an issuer and the means to ask for newer ones.
 #[derive(Debug)]
 pub struct KeyRing {
     keys: ArcSwap<KeySet>,
+    shared: Option<Box<dyn SharedKeys>>,
     /// Changes whenever a key went away; what was verified before must be verified again.
     generation: AtomicU64,
     state: watch::Sender<JwksState>,
@@ -49,25 +59,31 @@ impl KeyRing {
         let state = JwksState { loaded: true, ..JwksState::default() };
         Self {
             keys: ArcSwap::from_pointee(keys),
+            shared: None,
             generation: AtomicU64::new(0),
             state: watch::Sender::new(state),
             wanted: None,
         }
     }
 
+    /// Keys that change under somebody else's hands.
+    pub fn shared(keys: Box<dyn SharedKeys>) -> Self {
+        Self { shared: Some(keys), ..Self::fixed(KeySet::default()) }
+    }
+
     /// Keys that `keep_fresh` will bring.
     pub fn fetched() -> Self {
         let state = watch::Sender::new(JwksState::default());
         let wanted = Some(watch::Sender::new(0));
-        Self { keys: ArcSwap::from_pointee(KeySet::default()), generation: AtomicU64::new(0), state, wanted }
+        Self { wanted, state, ..Self::fixed(KeySet::default()) }
     }
 
     pub fn current(&self) -> Arc<KeySet> {
-        self.keys.load_full()
+        self.shared.as_ref().map_or_else(|| self.keys.load_full(), |shared| shared.current())
     }
 
     pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+        self.shared.as_ref().map_or_else(|| self.generation.load(Ordering::Acquire), |shared| shared.generation())
     }
 
     pub fn state(&self) -> JwksState {
@@ -101,7 +117,7 @@ impl KeyRing {
     }
 
     /// Fetches the keys now, then at the issuer's interval and when a request asks. Runs until dropped.
-    pub async fn keep_fresh(self: Arc<Self>, settings: IssuerSettings, fetcher: Fetcher) {
+    pub async fn keep_fresh(self: Arc<Self>, settings: IssuerSettings, fetcher: Fetcher, fetches: IntCounterVec) {
         let KeySource::Url { url, refresh, cooldown, .. } = &settings.keys else { return };
         let mut wanted = match &self.wanted {
             Some(wanted) => wanted.subscribe(),
@@ -125,6 +141,7 @@ impl KeyRing {
                         warn!(event = "jwks.key_left_out", issuer = &*settings.name, reason);
                     }
                     info!(event = "jwks.fetched", issuer = &*settings.name, keys = keys.len());
+                    fetches.with_label_values(&[&*settings.name, "success"]).inc();
                     self.replace(keys);
                     self.ended(true, asked.then_some(*cooldown));
                     pause = RETRY;
@@ -132,6 +149,7 @@ impl KeyRing {
                 }
                 Err(error) => {
                     warn!(event = "jwks.failed", issuer = &*settings.name, url = url.as_str(), error);
+                    fetches.with_label_values(&[&*settings.name, "failure"]).inc();
                     self.ended(false, Some(*cooldown.min(&pause)));
                     pause = (pause * 2).min(*refresh);
                     pause

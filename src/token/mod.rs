@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 pub use bearer::{Bearer, BearerError};
-pub use jwks::{JwksState, KeyRing};
+pub use jwks::{JwksState, KeyRing, SharedKeys};
 pub use jwt::accept_claims;
 
 use crate::clock::{Clock, UnixSeconds};
@@ -290,10 +290,5 @@ impl Verifier {
         issuer.metrics.verified.inc();
         self.cache.insert(text, Arc::clone(&token), generation);
         Ok(token)
-    }
-
-    /// Counts a refusal, by issuer where the token was far enough to name one.
-    pub fn refused(&self, refusals: &prometheus::IntCounterVec, refusal: Refusal) {
-        refusals.with_label_values(&[refusal.reason()]).inc();
     }
 }

@@ -96,7 +96,7 @@ impl Compiler<'_> {
                         "write `\"upstream\"`, `\"preserve\"` or a host, with a port if need be: `\"orders.internal:8080\"`",
                     );
                 }
-                value.map_or(HostHeader::Preserve, HostHeader::Literal)
+                value.map_or(HostHeader::default(), HostHeader::Literal)
             }
         }
     }

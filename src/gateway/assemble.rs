@@ -1,0 +1,147 @@
+//! From a plan to a gateway that serves: the one place where the domains are introduced to each other.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::plan::Plan;
+use super::transform::Managed;
+use super::{Gateway, Limits, head, route};
+use crate::authorization_server::{AuthorizationServer, PublicKeys, StartError};
+use crate::clock::Clock;
+use crate::jose::{KeySet, KeySetError};
+use crate::net::fetch::Fetcher;
+use crate::store::{OpenError, Revocations, Store};
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::Metrics;
+use crate::tls::TlsError;
+use crate::token::{Issuer, IssuerSettings, KeyRing, KeySource, SharedKeys, Verifier};
+use crate::upstream::Upstream;
+
+/// What a gateway needs besides its plan.
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub metrics: Metrics,
+    pub clock: Clock,
+    pub access_log: Option<AccessLog>,
+    pub limits: Limits,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AssembleError {
+    #[error("the store: {0}")]
+    Store(#[from] OpenError),
+    #[error("the authorization server: {0}")]
+    AuthorizationServer(#[from] StartError),
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    #[error("the keys of issuer {issuer}: {reason}")]
+    Keys { issuer: Arc<str>, reason: String },
+    #[error("the routes {0} and {1} cannot be told apart")]
+    Tie(Arc<str>, Arc<str>),
+}
+
+/// Work that goes on beside traffic, on the control thread, until it is dropped.
+pub type Background = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Builds the gateway of `plan`. Nothing waits for other machines: keys are fetched by the background work.
+pub async fn assemble(mut plan: Plan, context: Context) -> Result<(Arc<Gateway>, Vec<Background>), AssembleError> {
+    let Context { metrics, clock, access_log, limits } = context;
+    let mut background: Vec<Background> = Vec::new();
+    let managed = Managed::new(plan.routes.iter().map(|route| &route.forward));
+    let routes = route::Routes::new(&mut plan, &metrics).map_err(|(one, other)| AssembleError::Tie(one, other))?;
+    let Plan {
+        public_url,
+        trusted_proxies,
+        listeners: _,
+        store,
+        issuers,
+        authorization_server,
+        upstreams,
+        routes: _,
+        body_bytes: _,
+    } = plan;
+    let authorization_server = match authorization_server {
+        None => None,
+        Some(server) => {
+            let store = Store::open(&store, clock.clone())?;
+            let server = AuthorizationServer::start(server.settings, store, clock.clone(), &metrics).await?;
+            background.push(Box::pin(Arc::clone(&server).upkeep()));
+            Some(server)
+        }
+    };
+    let issuers = issuers
+        .into_iter()
+        .map(|settings| issuer(settings, authorization_server.as_ref(), &metrics, &mut background))
+        .collect::<Result<_, _>>()?;
+    let upstreams =
+        upstreams.into_iter().map(|settings| Upstream::new(settings, &metrics)).collect::<Result<_, _>>()?;
+    let gateway = Gateway {
+        realm: public_url.as_str().to_owned(),
+        public_url,
+        trusted_proxies,
+        routes,
+        managed,
+        verifier: Verifier::new(issuers, clock.clone()),
+        authorization_server,
+        upstreams,
+        limits,
+        // No configured name has parentheses.
+        authorization_server_metrics: metrics.route(&Arc::from("(authorization_server)")),
+        no_route_metrics: metrics.route(&Arc::from("(none)")),
+        metrics,
+        access_log,
+        request_ids: head::RequestIds::new(),
+        clock,
+    };
+    Ok((Arc::new(gateway), background))
+}
+
+fn issuer(
+    settings: IssuerSettings,
+    server: Option<&Arc<AuthorizationServer>>,
+    metrics: &Metrics,
+    background: &mut Vec<Background>,
+) -> Result<Issuer, AssembleError> {
+    let failed = |reason: String| AssembleError::Keys { issuer: settings.name.clone(), reason };
+    let mut revocations: Option<Arc<Revocations>> = None;
+    let keys = match &settings.keys {
+        KeySource::File(path) => {
+            let json = std::fs::read(path).map_err(|error| failed(format!("{}: {error}", path.display())))?;
+            let (keys, left_out) =
+                KeySet::parse(&json, &settings.algorithms).map_err(|error: KeySetError| failed(error.to_string()))?;
+            for reason in left_out {
+                tracing::warn!(event = "jwks.key_left_out", issuer = &*settings.name, reason);
+            }
+            Arc::new(KeyRing::fixed(keys))
+        }
+        KeySource::Url { url, ca, .. } => {
+            let keys = Arc::new(KeyRing::fetched());
+            let fetcher = Fetcher::new(url, ca.as_deref())?;
+            let fetches = metrics.key_fetches.clone();
+            background.push(Box::pin(Arc::clone(&keys).keep_fresh(settings.clone(), fetcher, fetches)));
+            keys
+        }
+        KeySource::Embedded => {
+            let server = server.ok_or_else(|| failed("there is no embedded authorization server".to_owned()))?;
+            revocations = Some(server.revocations());
+            Arc::new(KeyRing::shared(Box::new(OwnKeys(server.public_keys()))))
+        }
+    };
+    let metrics = metrics.tokens(&settings.name);
+    Ok(Issuer { settings, keys, revocations, metrics })
+}
+
+/// The embedded server's keys, as verifiers see them.
+#[derive(Debug)]
+struct OwnKeys(Arc<PublicKeys>);
+
+impl SharedKeys for OwnKeys {
+    fn current(&self) -> Arc<KeySet> {
+        Arc::clone(&self.0.current().keys)
+    }
+
+    fn generation(&self) -> u64 {
+        self.0.current().generation
+    }
+}

@@ -1,0 +1,255 @@
+//! The end of a request: its answer's body on the way to the caller, and what is told of the whole when that is over.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::HeaderValue;
+use http::uri::PathAndQuery;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep};
+
+use super::head::Connection;
+use super::reject::Reject;
+use super::route::Route;
+use super::{Gateway, Worker};
+use crate::net::body::BodyError;
+use crate::telemetry::access_log::Event;
+use crate::telemetry::metrics::Decision;
+use crate::token::VerifiedToken;
+use crate::upstream::{self, SendError};
+
+/// The body of an answer.
+#[derive(Debug)]
+pub struct ResponseBody {
+    source: Source,
+    /// How long the upstream may be silent, and the moment at which the answer ends in any case.
+    idle: Duration,
+    ends_at: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+    last_byte: Instant,
+    /// None for a switch of protocols, whose tunnel tells of it.
+    exchange: Option<Box<Exchange>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// Made here; `None` once it was taken.
+    Local(Option<Bytes>),
+    Upstream(upstream::ResponseBody),
+}
+
+/// What broke an answer off.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokenAnswer {
+    #[error("the upstream broke off: {0}")]
+    Upstream(#[from] hyper::Error),
+    #[error("no byte for {0:?}")]
+    Idle(Duration),
+    #[error("the token expired")]
+    Expired,
+}
+
+impl ResponseBody {
+    pub(super) fn local(body: Bytes, exchange: Box<Exchange>) -> Self {
+        let source = Source::Local(Some(body).filter(|body| !body.is_empty()));
+        let last_byte = exchange.started;
+        Self { source, idle: Duration::MAX, ends_at: None, timer: None, last_byte, exchange: Some(exchange) }
+    }
+
+    pub(super) fn upstream(
+        body: upstream::ResponseBody,
+        idle: Duration,
+        ends_at: Option<Instant>,
+        exchange: Box<Exchange>,
+    ) -> Self {
+        Self {
+            source: Source::Upstream(body),
+            idle,
+            ends_at,
+            timer: None,
+            last_byte: Instant::now(),
+            exchange: Some(exchange),
+        }
+    }
+
+    /// Of an answer that is told of elsewhere.
+    pub(super) fn nothing() -> Self {
+        let last_byte = Instant::now();
+        Self { source: Source::Local(None), idle: Duration::MAX, ends_at: None, timer: None, last_byte, exchange: None }
+    }
+
+    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
+        let Source::Upstream(body) = &mut self.source else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(cx);
+        if self.ends_at.is_some_and(|end| Instant::now() >= end) {
+            return Poll::Ready(Some(Err(BrokenAnswer::Expired)));
+        }
+        if let Poll::Ready(frame) = polled {
+            if self.timer.is_some() {
+                self.last_byte = Instant::now();
+            }
+            return Poll::Ready(frame.map(|frame| frame.map_err(BrokenAnswer::Upstream)));
+        }
+        loop {
+            let silent_until = self.last_byte + self.idle;
+            let next = self.ends_at.map_or(silent_until, |end| end.min(silent_until));
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if self.ends_at.is_some_and(|end| Instant::now() >= end) {
+                return Poll::Ready(Some(Err(BrokenAnswer::Expired)));
+            }
+            if Instant::now() >= silent_until {
+                if let Some(exchange) = &self.exchange {
+                    exchange.gateway().metrics.limits_reached.with_label_values(&["stream_idle"]).inc();
+                }
+                return Poll::Ready(Some(Err(BrokenAnswer::Idle(self.idle))));
+            }
+            // It was set before the last byte came.
+            timer.as_mut().reset(next);
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BrokenAnswer;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
+        let polled = match &mut self.source {
+            Source::Local(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
+            Source::Upstream(_) => self.poll_upstream(cx),
+        };
+        if let Some(exchange) = &mut self.exchange {
+            match &polled {
+                Poll::Ready(Some(Ok(frame))) => {
+                    exchange.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                }
+                Poll::Ready(Some(Err(error))) => exchange.broken(error),
+                Poll::Ready(None) => exchange.complete = true,
+                Poll::Pending => {}
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Local(body) => body.is_none(),
+            Source::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Local(body) => SizeHint::with_exact(body.as_ref().map_or(0, Bytes::len) as u64),
+            Source::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        // A body of announced length is not polled beyond its last byte.
+        if self.is_end_stream()
+            && let Some(exchange) = &mut self.exchange
+        {
+            exchange.complete = true;
+        }
+    }
+}
+
+/// One request and its answer, told of when it is dropped.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) worker: Arc<Worker>,
+    pub(super) connection: Arc<Connection>,
+    pub(super) started: Instant,
+    pub(super) request_id: HeaderValue,
+    pub(super) client: std::net::IpAddr,
+    pub(super) version: http::Version,
+    pub(super) method: http::Method,
+    pub(super) host: Option<HeaderValue>,
+    pub(super) target: Option<PathAndQuery>,
+    pub(super) route: Option<Arc<Route>>,
+    pub(super) token: Option<Arc<VerifiedToken>>,
+    pub(super) decision: Decision,
+    pub(super) reason: Option<&'static str>,
+    pub(super) cause: Option<String>,
+    pub(super) status: u16,
+    pub(super) bytes: u64,
+    pub(super) complete: bool,
+}
+
+impl Exchange {
+    pub(super) fn refused(&mut self, reject: &Reject) {
+        self.status = reject.status().as_u16();
+        self.reason = Some(reject.code());
+        self.cause = Some(reject.to_string());
+        if reject.is_denial() {
+            self.decision = Decision::Denied;
+        }
+        let limit = match reject {
+            Reject::Body(BodyError::TooLarge) | Reject::Upstream(SendError::RequestBody(BodyError::TooLarge)) => {
+                "body_bytes"
+            }
+            Reject::Body(BodyError::Timeout) | Reject::Upstream(SendError::RequestBody(BodyError::Timeout)) => {
+                "body_timeout"
+            }
+            _ => return,
+        };
+        self.gateway().metrics.limits_reached.with_label_values(&[limit]).inc();
+    }
+
+    fn broken(&mut self, error: &BrokenAnswer) {
+        self.reason = Some("answer_broken");
+        self.cause = Some(error.to_string());
+    }
+
+    fn gateway(&self) -> &Gateway {
+        &self.worker.gateway
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let gateway = self.gateway();
+        let duration = self.started.elapsed();
+        let metrics = match (&self.route, self.decision) {
+            (Some(route), _) => &route.metrics,
+            (None, Decision::Local) => &gateway.authorization_server_metrics,
+            (None, _) => &gateway.no_route_metrics,
+        };
+        metrics.seconds.observe(duration.as_secs_f64());
+        metrics.count(&self.method, self.status, self.decision);
+        if let Some(log) = &gateway.access_log {
+            let token = self.token.as_deref();
+            log.write(&Event {
+                request_id: self.request_id.to_str().unwrap_or_default(),
+                client: self.client,
+                listener: &self.connection.listener_name,
+                version: self.version,
+                method: &self.method,
+                host: self.host.as_ref().and_then(|host| host.to_str().ok()),
+                path: self.target.as_ref().map_or("", PathAndQuery::path),
+                status: self.status,
+                decision: self.decision.name(),
+                reason: self.reason,
+                cause: self.cause.as_deref(),
+                route: self.route.as_ref().map(|route| &*route.plan.name),
+                upstream: self.route.as_ref().map(|route| &**gateway.upstreams[route.plan.upstream].name()),
+                issuer: token.map(|token| &**token.issuer()),
+                user: token.and_then(VerifiedToken::user),
+                client_id: token.and_then(VerifiedToken::client_id),
+                bytes: self.bytes,
+                duration,
+                aborted: !self.complete,
+            });
+        }
+        self.connection.activity.end();
+    }
+}

@@ -1,0 +1,138 @@
+//! What a request's head says before anybody is asked who sent it: which host, which path, which way it came.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::request::Parts;
+
+use super::reject::Reject;
+use crate::net::TrustedProxies;
+use crate::net::forwarded::Origin;
+use crate::routing::canonical_host;
+use crate::routing::path::CanonicalPath;
+
+/// A connection to us, as its requests need to know it.
+#[derive(Debug)]
+pub struct Connection {
+    pub listener: usize,
+    pub listener_name: Arc<str>,
+    pub peer: IpAddr,
+    /// The peer as a header value, written once.
+    pub peer_text: HeaderValue,
+    pub tls: bool,
+    pub activity: Activity,
+    /// Kept for as long as the connection or a tunnel over it lives.
+    pub guard: Box<dyn std::fmt::Debug + Send + Sync>,
+}
+
+/// How many requests of a connection are under way, and when the last one ended.
+#[derive(Debug)]
+pub struct Activity {
+    running: AtomicUsize,
+    begun: AtomicU64,
+    last_end_millis: AtomicU64,
+    opened: Instant,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        let (running, begun, last_end_millis) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Self { running, begun, last_end_millis, opened: Instant::now() }
+    }
+}
+
+impl Activity {
+    pub fn begin(&self) {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn end(&self) {
+        let millis = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_end_millis.store(millis, Ordering::Relaxed);
+        self.running.fetch_sub(1, Ordering::Release);
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.running.load(Ordering::Acquire) > 0
+    }
+
+    /// Requests so far.
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// The end of the last request; before there was one, the moment the connection was opened.
+    pub fn last_end(&self) -> Instant {
+        self.opened + std::time::Duration::from_millis(self.last_end_millis.load(Ordering::Relaxed))
+    }
+}
+
+/// The host a request names, canonical; empty for HTTP/1.0 without one.
+pub(super) fn host(parts: &Parts) -> Result<Cow<'_, str>, Reject> {
+    let mut named = parts.headers.get_all(header::HOST).iter();
+    let header = named.next();
+    if named.next().is_some() {
+        return Err(Reject::RepeatedHeader);
+    }
+    let header = match header {
+        Some(value) => Some(value.to_str().map_err(|_| Reject::Host)?),
+        None => None,
+    };
+    let target = parts.uri.authority().map(http::uri::Authority::as_str);
+    let host = match (header, target) {
+        // A target and a Host that differ are two requests in one.
+        (Some(header), Some(target)) if !header.eq_ignore_ascii_case(target) => return Err(Reject::Host),
+        (Some(host), _) | (None, Some(host)) => host,
+        (None, None) if parts.version == http::Version::HTTP_10 => return Ok(Cow::Borrowed("")),
+        (None, None) => return Err(Reject::Host),
+    };
+    canonical_host(host).ok_or(Reject::Host)
+}
+
+/// The path, in its one spelling.
+pub(super) fn path(parts: &Parts) -> Result<CanonicalPath, Reject> {
+    let target = parts.uri.path_and_query().ok_or(Reject::Path(crate::routing::path::PathError::NotAbsolute))?;
+    CanonicalPath::parse(target).map_err(Reject::Path)
+}
+
+pub(super) fn origin(connection: &Connection, headers: &HeaderMap, trusted: &TrustedProxies) -> Origin {
+    Origin::of(connection.peer, connection.tls, headers, trusted)
+}
+
+/// Where request ids come from: a random start for the process, then a count. They name, they protect nothing.
+#[derive(Debug)]
+pub(super) struct RequestIds {
+    prefix: u64,
+    next: AtomicU64,
+}
+
+const REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
+
+impl RequestIds {
+    pub(super) fn new() -> Self {
+        let mut prefix = [0; 8];
+        // Without randomness two processes might share ids, which is a nuisance and no more.
+        let _ = aws_lc_rs::rand::fill(&mut prefix);
+        Self { prefix: u64::from_ne_bytes(prefix), next: AtomicU64::new(1) }
+    }
+
+    /// The id that a trusted proxy gave, else a new one.
+    pub(super) fn id(&self, headers: &HeaderMap, trusted: bool) -> HeaderValue {
+        if trusted && let Some(given) = headers.get(REQUEST_ID).filter(|value| is_sound_id(value)) {
+            return given.clone();
+        }
+        let text = format!("{:016x}{:08x}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed));
+        HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).unwrap_or(HeaderValue::from_static("none"))
+    }
+}
+
+fn is_sound_id(value: &HeaderValue) -> bool {
+    let sound =
+        |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'=' | b'/' | b'+');
+    (1..=128).contains(&value.len()) && value.as_bytes().iter().all(sound)
+}

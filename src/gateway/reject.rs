@@ -1,0 +1,225 @@
+//! The one place where an error gets a status, a public text and headers (RFC 6750 section 3, RFC 9457). What is said
+//! outside is fixed for each kind of error; why exactly goes to the log.
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Response, StatusCode};
+
+use crate::net::body::BodyError;
+use crate::routing::path::PathError;
+use crate::token::Refusal;
+use crate::upstream::SendError;
+
+/// Why a request was not forwarded, or its answer not passed on.
+#[derive(Debug, thiserror::Error)]
+pub enum Reject {
+    #[error("no host, more than one, or not a host")]
+    Host,
+    #[error("{0}")]
+    Path(PathError),
+    #[error("the path has a spelling that the route does not open")]
+    Spelling,
+    #[error("a header stands twice that may stand once")]
+    RepeatedHeader,
+    #[error("more header fields than allowed")]
+    HeaderCount,
+    #[error("no route")]
+    NoRoute,
+    #[error("no entry of the route names the method")]
+    Method { allow: HeaderValue },
+    #[error("no credentials")]
+    Unauthenticated { scope: String },
+    #[error("the Authorization header is not `Bearer` and one token")]
+    BearerSyntax,
+    #[error("{0}")]
+    InvalidToken(Refusal),
+    #[error("the issuer cannot be asked")]
+    IssuerUnavailable,
+    #[error("the token lacks scopes")]
+    InsufficientScope { scope: String },
+    #[error("no entry of the route admits this token")]
+    Forbidden,
+    #[error("a claim cannot stand in the header {0}")]
+    UnfitClaim(http::HeaderName),
+    #[error("{0}")]
+    Body(BodyError),
+    #[error("the upstream refused to switch protocols as asked")]
+    Upgrade,
+    #[error("{0}")]
+    Upstream(SendError),
+}
+
+/// Seconds after which a caller may try again when something is overloaded or away.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+impl Reject {
+    /// For logs and metrics.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Path(_) | Self::Spelling => "path",
+            Self::RepeatedHeader => "repeated_header",
+            Self::HeaderCount => "header_count",
+            Self::NoRoute => "no_route",
+            Self::Method { .. } => "method",
+            Self::Unauthenticated { .. } => "no_credentials",
+            Self::BearerSyntax => "invalid_request",
+            Self::InvalidToken(_) => "invalid_token",
+            Self::IssuerUnavailable => "issuer_unavailable",
+            Self::InsufficientScope { .. } => "insufficient_scope",
+            Self::Forbidden => "forbidden",
+            Self::UnfitClaim(_) => "unfit_claim",
+            Self::Body(BodyError::TooLarge) => "body_too_large",
+            Self::Body(BodyError::Timeout) => "body_timeout",
+            Self::Body(BodyError::Aborted) => "body_aborted",
+            Self::Upgrade => "upgrade",
+            Self::Upstream(error) => error.kind(),
+        }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Host | Self::Path(_) | Self::Spelling | Self::RepeatedHeader | Self::BearerSyntax => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::HeaderCount => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Unauthenticated { .. } | Self::InvalidToken(_) => StatusCode::UNAUTHORIZED,
+            Self::InsufficientScope { .. } | Self::Forbidden | Self::UnfitClaim(_) => StatusCode::FORBIDDEN,
+            Self::IssuerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Body(error) | Self::Upstream(SendError::RequestBody(error)) => match error {
+                BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+                BodyError::Timeout => StatusCode::REQUEST_TIMEOUT,
+                BodyError::Aborted => StatusCode::BAD_REQUEST,
+            },
+            Self::Upgrade => StatusCode::BAD_GATEWAY,
+            Self::Upstream(error) => match error {
+                SendError::Connect { .. } | SendError::Broken { .. } => StatusCode::BAD_GATEWAY,
+                SendError::ConnectTimeout { .. } | SendError::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+                SendError::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
+                SendError::RequestBody(_) => StatusCode::BAD_REQUEST,
+            },
+        }
+    }
+
+    /// Whether it is the rules that refused, not the machinery.
+    pub fn is_denial(&self) -> bool {
+        self.status().is_client_error()
+    }
+
+    /// The answer. `realm` is quoted as it is, so it must hold no quotes.
+    pub fn response(&self, realm: &str, request_id: &HeaderValue) -> Response<Bytes> {
+        let status = self.status();
+        let mut response = problem(status, request_id);
+        self.add_headers(response.headers_mut(), realm);
+        response
+    }
+
+    fn add_headers(&self, headers: &mut HeaderMap, realm: &str) {
+        let challenge = match self {
+            Self::Unauthenticated { scope } => Some(challenge(realm, None, scope)),
+            Self::BearerSyntax => {
+                let error = ("invalid_request", "The Authorization header must be Bearer and one token");
+                Some(challenge(realm, Some(error), ""))
+            }
+            Self::InvalidToken(_) => {
+                let error = ("invalid_token", "The access token is not valid here");
+                Some(challenge(realm, Some(error), ""))
+            }
+            Self::InsufficientScope { scope } => {
+                let error = ("insufficient_scope", "The access token lacks a scope that is needed here");
+                Some(challenge(realm, Some(error), scope))
+            }
+            Self::Method { allow } => {
+                headers.insert(header::ALLOW, allow.clone());
+                None
+            }
+            Self::IssuerUnavailable | Self::Upstream(SendError::Busy { .. }) => {
+                headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+                None
+            }
+            Self::Body(BodyError::Timeout) | Self::Upstream(SendError::RequestBody(BodyError::Timeout)) => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+                None
+            }
+            _ => None,
+        };
+        if let Some(challenge) = challenge.and_then(|text| HeaderValue::from_str(&text).ok()) {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+    }
+}
+
+/// `Bearer realm="…", error="…", error_description="…", scope="…"`, each at most once. Scopes hold no quotes (RFC 6749
+/// section 3.3).
+fn challenge(realm: &str, error: Option<(&str, &str)>, scope: &str) -> String {
+    let mut text = format!("Bearer realm=\"{realm}\"");
+    if let Some((code, description)) = error {
+        text += &format!(", error=\"{code}\", error_description=\"{description}\"");
+    }
+    if !scope.is_empty() {
+        text += &format!(", scope=\"{scope}\"");
+    }
+    text
+}
+
+/// A refusal's body (RFC 9457). Refusals are never stored by caches.
+pub fn problem(status: StatusCode, request_id: &HeaderValue) -> Response<Bytes> {
+    let body = serde_json::json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or("Error"),
+        "status": status.as_u16(),
+        "request_id": request_id.to_str().unwrap_or_default(),
+    });
+    let mut response = Response::new(Bytes::from(body.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reject_as_it_is_told() {
+        let rejects = [
+            Reject::Host,
+            Reject::Path(PathError::DotSegment),
+            Reject::Spelling,
+            Reject::RepeatedHeader,
+            Reject::HeaderCount,
+            Reject::NoRoute,
+            Reject::Method { allow: HeaderValue::from_static("GET, HEAD") },
+            Reject::Unauthenticated { scope: "orders:read".to_owned() },
+            Reject::Unauthenticated { scope: String::new() },
+            Reject::BearerSyntax,
+            Reject::InvalidToken(Refusal::Expired),
+            Reject::InvalidToken(Refusal::Signature),
+            Reject::IssuerUnavailable,
+            Reject::InsufficientScope { scope: "a b".to_owned() },
+            Reject::Forbidden,
+            Reject::UnfitClaim(header::FROM),
+            Reject::Body(BodyError::TooLarge),
+            Reject::Body(BodyError::Timeout),
+            Reject::Body(BodyError::Aborted),
+            Reject::Upstream(SendError::Busy { server: "s".to_owned(), limit: 1 }),
+            Reject::Upstream(SendError::Timeout { server: "s".to_owned(), limit: std::time::Duration::from_secs(1) }),
+        ];
+        let table: String = rejects
+            .iter()
+            .map(|reject| {
+                let response = reject.response("api", &HeaderValue::from_static("id"));
+                let headers = response.headers();
+                let told = [header::ALLOW, header::RETRY_AFTER, header::WWW_AUTHENTICATE];
+                let told = told.iter().filter_map(|name| headers.get(name)).filter_map(|value| value.to_str().ok());
+                let told: Vec<&str> = told.collect();
+                format!("{} {} {}\n", response.status().as_u16(), reject.code(), told.join(" "))
+            })
+            .collect();
+        assert_eq!(table, include_str!("../../tests/expected/rejects.txt"), "{table}");
+    }
+}

@@ -1,0 +1,115 @@
+//! The routes of a plan, ready to be found: traffic, `explain` and `[[tests]]` ask the same table.
+
+use std::sync::Arc;
+
+use http::Method;
+
+use super::plan::{Plan, RoutePlan};
+use super::reject::Reject;
+use crate::net::{BaseUrl, is_loopback_host};
+use crate::routing::path::CanonicalPath;
+use crate::routing::{HostClass, Table};
+use crate::telemetry::metrics::{Metrics, RouteMetrics};
+
+/// A route with what a request needs of it at hand.
+#[derive(Debug)]
+pub struct Route {
+    pub plan: RoutePlan,
+    pub metrics: RouteMetrics,
+    /// `Allow` of a 405.
+    pub allow: http::HeaderValue,
+}
+
+/// Every route, and the paths that are the authorization server's.
+#[derive(Debug)]
+pub struct Routes {
+    table: Table<usize>,
+    routes: Vec<Arc<Route>>,
+    reserved: Option<Reserved>,
+}
+
+/// Where the authorization server answers.
+#[derive(Debug)]
+struct Reserved {
+    issuer: BaseUrl,
+    /// By listener.
+    listeners: Vec<bool>,
+}
+
+/// Where a request goes.
+#[derive(Debug)]
+pub enum Target<'a> {
+    Route(&'a Arc<Route>),
+    AuthorizationServer,
+}
+
+impl Routes {
+    /// The routes of `plan`, which gives them away. Ties were refused when the plan was compiled; should one be left, the
+    /// names of the two routes are the error.
+    pub fn new(plan: &mut Plan, metrics: &Metrics) -> Result<Self, (Arc<str>, Arc<str>)> {
+        let mut table = Table::new(plan.listeners.len());
+        let mut routes: Vec<Arc<Route>> = Vec::new();
+        for (index, route) in std::mem::take(&mut plan.routes).into_iter().enumerate() {
+            for listener in &route.listeners {
+                if let Err(other) = table.insert(*listener, &route.hosts, &route.path, index) {
+                    let other: &Arc<Route> = &routes[other];
+                    return Err((Arc::clone(&other.plan.name), route.name));
+                }
+            }
+            let names = route.access.allowed_methods();
+            let names: Vec<&str> = names.iter().map(Method::as_str).collect();
+            let allow = http::HeaderValue::from_str(&names.join(", "));
+            routes.push(Arc::new(Route {
+                metrics: metrics.route(&route.name),
+                allow: allow.unwrap_or(http::HeaderValue::from_static("")),
+                plan: route,
+            }));
+        }
+        let reserved = plan.authorization_server.as_ref().map(|server| Reserved {
+            issuer: server.settings.issuer.clone(),
+            listeners: (0..plan.listeners.len()).map(|index| server.listeners.contains(&index)).collect(),
+        });
+        Ok(Self { table, routes, reserved })
+    }
+
+    /// Where a request on `listener` to `host` (canonical; empty when there is none) goes. `is_reserved` says whether the
+    /// path is one of the authorization server's. Its paths win over every route on the issuer's host, and elsewhere over
+    /// routes that do not name the host.
+    pub fn find(
+        &self,
+        listener: usize,
+        host: &str,
+        path: &CanonicalPath,
+        is_reserved: impl FnOnce() -> bool,
+    ) -> Option<Target<'_>> {
+        let found = self.table.find(listener, host, path);
+        if let Some(reserved) = &self.reserved
+            && reserved.listeners.get(listener) == Some(&true)
+            && (reserved.is_host(host) || found.is_none_or(|(_, class)| class == HostClass::Any))
+            && is_reserved()
+        {
+            return Some(Target::AuthorizationServer);
+        }
+        found.map(|(index, _)| Target::Route(&self.routes[*index]))
+    }
+
+    pub fn all(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+}
+
+impl Reserved {
+    fn is_host(&self, host: &str) -> bool {
+        self.issuer.host() == host || (self.issuer.is_loopback() && is_loopback_host(host))
+    }
+}
+
+impl Route {
+    /// Whether the route and its upstream read the path as it was matched. `refuses` is the upstream's dialect.
+    pub fn accepts(&self, path: &CanonicalPath, refuses: impl FnOnce(&str) -> bool) -> Result<(), Reject> {
+        if !path.spelled().is_subset(self.plan.path_allowances) || refuses(path.as_str()) {
+            return Err(Reject::Spelling);
+        }
+        Ok(())
+    }
+}

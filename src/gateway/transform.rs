@@ -1,0 +1,308 @@
+//! What changes in a request on its way to the upstream and in an answer on its way back. What the caller must not say is
+//! gone before what the gateway says is set; identity comes from the permit alone.
+
+use std::collections::HashSet;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Version};
+use serde_json::Value;
+
+use super::head::Connection;
+use super::plan::{Forward, HostHeader, Template, TemplatePart, UnderscoreHeaders, UpstreamAuthorization};
+use super::reject::Reject;
+use super::route::Route;
+use crate::net::body::{BodyOutcome, RequestBody};
+use crate::net::forwarded::{self, Origin};
+use crate::net::headers::{OWN_COOKIE_PREFIXES, has_token, remove_hop_by_hop};
+use crate::policy::Permit;
+use crate::routing::path::CanonicalPath;
+use crate::token::VerifiedToken;
+use crate::upstream::Outgoing;
+
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Names that claim an identity, another target or another method; never the caller's to say.
+const ALWAYS_MANAGED: [&str; 8] = [
+    "x-forwarded-user",
+    "x-remote-user",
+    "remote-user",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+];
+const MANAGED_PREFIX: &str = "x-auth-request-";
+
+/// The header names that no caller may send, on any route.
+#[derive(Debug)]
+pub(super) struct Managed(HashSet<HeaderName>);
+
+impl Managed {
+    /// The fixed ones and those that some route sets.
+    pub(super) fn new<'a>(forwards: impl Iterator<Item = &'a Forward>) -> Self {
+        let set_by_routes = forwards.flat_map(|forward| forward.headers.iter().map(|(name, _)| name.clone()));
+        Self(ALWAYS_MANAGED.into_iter().map(HeaderName::from_static).chain(set_by_routes).collect())
+    }
+
+    fn contains(&self, name: &HeaderName) -> bool {
+        self.0.contains(name) || name.as_str().starts_with(MANAGED_PREFIX)
+    }
+
+    /// Removes managed names, and names with `_`: servers behind CGI-like interfaces take those for the same with `-`.
+    fn remove_from(&self, headers: &mut HeaderMap, underscore: UnderscoreHeaders) {
+        let unwanted = |name: &&HeaderName| {
+            if !name.as_str().contains('_') {
+                return self.contains(name);
+            }
+            let folded = name.as_str().replace('_', "-");
+            underscore == UnderscoreHeaders::Drop
+                || self.contains(name)
+                || folded.parse().is_ok_and(|folded| self.contains(&folded) || forwarded::is_forwarding(&folded))
+        };
+        let unwanted: Vec<HeaderName> = headers.keys().filter(unwanted).cloned().collect();
+        for name in unwanted {
+            headers.remove(name);
+        }
+    }
+}
+
+/// A switch of protocols that the caller asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct UpgradeWanted {
+    protocol: HeaderValue,
+    /// Asked by extended CONNECT (RFC 8441), so that the answer is 200 in place of 101.
+    pub(super) by_connect: bool,
+}
+
+impl UpgradeWanted {
+    /// Cleartext HTTP/2 is never switched to: the requests inside would pass unjudged.
+    pub(super) fn of(parts: &Parts) -> Option<Self> {
+        if let Some(protocol) = parts.extensions.get::<hyper::ext::Protocol>() {
+            let protocol = HeaderValue::from_str(protocol.as_str()).ok()?;
+            return Some(Self { protocol, by_connect: true });
+        }
+        if parts.version != Version::HTTP_11 || !has_token(&parts.headers, header::CONNECTION, "upgrade") {
+            return None;
+        }
+        let protocol = parts.headers.get(header::UPGRADE)?.clone();
+        let text = protocol.to_str().ok()?;
+        let lists_http2 = text.split(',').any(|name| name.trim().to_ascii_lowercase().starts_with("h2"));
+        (!lists_http2).then_some(Self { protocol, by_connect: false })
+    }
+}
+
+/// Everything about a request that decides what is sent on.
+pub(super) struct Inbound<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) origin: &'a Origin,
+    pub(super) path: CanonicalPath,
+    pub(super) request_id: &'a HeaderValue,
+    pub(super) managed: &'a Managed,
+    pub(super) upgrade: Option<&'a UpgradeWanted>,
+}
+
+/// The request as the upstream gets it.
+pub(super) fn request(
+    route: &Route,
+    permit: &Permit,
+    inbound: Inbound<'_>,
+    mut parts: Parts,
+    body: (RequestBody, BodyOutcome),
+) -> Result<Outgoing, Reject> {
+    let forward = &route.plan.forward;
+    let host = caller_host(&parts);
+    let headers = &mut parts.headers;
+    let trailers_wanted = has_token(headers, header::TE, "trailers");
+    remove_hop_by_hop(headers);
+    headers.remove(header::EXPECT);
+    inbound.managed.remove_from(headers, route.plan.underscore_headers);
+    remove_own_cookies(headers);
+    for name in &forward.remove_headers {
+        headers.remove(name);
+    }
+    let connection = inbound.connection;
+    forwarded::rewrite(headers, inbound.origin, connection.peer, &connection.peer_text, host.as_ref());
+    headers.insert(X_REQUEST_ID, inbound.request_id.clone());
+    match &forward.authorization {
+        UpstreamAuthorization::Strip => {
+            headers.remove(header::AUTHORIZATION);
+        }
+        UpstreamAuthorization::Pass => {}
+        UpstreamAuthorization::Basic(credentials) => {
+            headers.insert(header::AUTHORIZATION, credentials.clone());
+        }
+    }
+    for (name, template) in &forward.headers {
+        if let Some(value) = fill(name, template, permit.token().map(|token| &**token), inbound.request_id)? {
+            headers.insert(name, value);
+        }
+    }
+    if trailers_wanted {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    match (&forward.host, host) {
+        (HostHeader::Upstream, _) => {
+            headers.remove(header::HOST);
+        }
+        (HostHeader::Preserve, Some(host)) => {
+            headers.insert(header::HOST, host);
+        }
+        (HostHeader::Preserve, None) => {}
+        (HostHeader::Literal(host), _) => {
+            headers.insert(header::HOST, host.clone());
+        }
+    }
+    if let Some(upgrade) = inbound.upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, upgrade.protocol.clone());
+        if upgrade.by_connect {
+            parts.method = Method::GET;
+            headers.insert(header::SEC_WEBSOCKET_KEY, websocket_key());
+        }
+    }
+    let path = match &forward.strip_prefix {
+        None => inbound.path,
+        Some(prefix) => inbound.path.strip_prefix(prefix).ok_or(Reject::Spelling)?,
+    };
+    parts.uri = http::Uri::from(path.target().clone());
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+    let (body, outcome) = body;
+    let host_of_server = !parts.headers.contains_key(header::HOST);
+    let request = Request::from_parts(parts, body);
+    Ok(Outgoing { request, host_of_server, timeout: route.plan.timeout, body: outcome })
+}
+
+/// The caller's idea of the host: the target's authority in HTTP/2, else the Host header.
+fn caller_host(parts: &Parts) -> Option<HeaderValue> {
+    let named = parts.headers.get(header::HOST).cloned();
+    named.or_else(|| HeaderValue::from_str(parts.uri.authority()?.as_str()).ok())
+}
+
+fn remove_own_cookies(headers: &mut HeaderMap) {
+    let own = |pair: &str| OWN_COOKIE_PREFIXES.iter().any(|prefix| pair.trim_start().starts_with(prefix));
+    let values: Vec<HeaderValue> = headers.get_all(header::COOKIE).iter().cloned().collect();
+    if !values.iter().filter_map(|value| value.to_str().ok()).any(|value| value.split(';').any(own)) {
+        return;
+    }
+    headers.remove(header::COOKIE);
+    for value in values {
+        let Ok(text) = value.to_str() else { continue };
+        let kept: Vec<&str> = text.split(';').filter(|pair| !own(pair)).map(str::trim).collect();
+        if let Ok(value) = HeaderValue::from_str(&kept.join("; "))
+            && !value.is_empty()
+        {
+            headers.append(header::COOKIE, value);
+        }
+    }
+}
+
+/// RFC 6455 section 4.1: 16 random bytes, in base64.
+fn websocket_key() -> HeaderValue {
+    use base64::Engine;
+    let mut nonce = [0; 16];
+    let _ = aws_lc_rs::rand::fill(&mut nonce);
+    let text = base64::engine::general_purpose::STANDARD.encode(nonce);
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// A header's value for a token; `None` when a placeholder has no value, so that the header stays away.
+pub(super) fn fill(
+    name: &HeaderName,
+    template: &Template,
+    token: Option<&VerifiedToken>,
+    request_id: &HeaderValue,
+) -> Result<Option<HeaderValue>, Reject> {
+    let mut text = String::new();
+    for part in &template.0 {
+        let filled = match (part, token) {
+            (TemplatePart::Text(literal), _) => {
+                text.push_str(literal);
+                true
+            }
+            (TemplatePart::RequestId, _) => {
+                text.push_str(request_id.to_str().unwrap_or_default());
+                true
+            }
+            (_, None) => false,
+            (TemplatePart::Sub, Some(token)) => push(&mut text, token.user()),
+            (TemplatePart::ClientId, Some(token)) => push(&mut text, token.client_id()),
+            (TemplatePart::Issuer, Some(token)) => push(&mut text, Some(token.issuer())),
+            (TemplatePart::Scope, Some(token)) => {
+                text.push_str(&token.scope().to_string());
+                !token.scope().is_empty()
+            }
+            (TemplatePart::Roles, Some(token)) => {
+                text.push_str(&token.roles().join(" "));
+                !token.roles().is_empty()
+            }
+            (TemplatePart::Claim(path), Some(token)) => match path.find(token.claims()) {
+                None | Some(Value::Null) => false,
+                Some(claim) => push_claim(&mut text, claim).ok_or_else(|| Reject::UnfitClaim(name.clone()))?,
+            },
+        };
+        if !filled {
+            return Ok(None);
+        }
+    }
+    // An upstream may read other bytes in another way than we do, or as the start of a new line.
+    if !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Err(Reject::UnfitClaim(name.clone()));
+    }
+    let value = HeaderValue::from_maybe_shared(bytes::Bytes::from(text));
+    value.map(Some).map_err(|_| Reject::UnfitClaim(name.clone()))
+}
+
+fn push(text: &mut String, value: Option<&str>) -> bool {
+    text.push_str(value.unwrap_or_default());
+    value.is_some()
+}
+
+/// Strings as they are, numbers and booleans as JSON, arrays of these joined by a space; `None` for anything else.
+fn push_claim(text: &mut String, claim: &Value) -> Option<bool> {
+    match claim {
+        Value::String(value) => text.push_str(value),
+        Value::Number(number) => text.push_str(&number.to_string()),
+        Value::Bool(flag) => text.push_str(if *flag { "true" } else { "false" }),
+        Value::Array(elements) => {
+            for (place, element) in elements.iter().enumerate() {
+                if place > 0 {
+                    text.push(' ');
+                }
+                match element {
+                    Value::Array(_) | Value::Object(_) | Value::Null => return None,
+                    element => push_claim(text, element)?,
+                };
+            }
+            return Some(!elements.is_empty());
+        }
+        Value::Object(_) | Value::Null => return None,
+    }
+    Some(true)
+}
+
+/// An answer's head on its way to the caller.
+pub(super) fn response_head(forward: &Forward, headers: &mut HeaderMap) {
+    let trailer = headers.get(header::TRAILER).cloned();
+    remove_hop_by_hop(headers);
+    // Trailers themselves travel on, so their announcement does.
+    if let Some(trailer) = trailer {
+        headers.insert(header::TRAILER, trailer);
+    }
+    let sets_own = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|text| OWN_COOKIE_PREFIXES.iter().any(|prefix| text.trim_start().starts_with(prefix)))
+    };
+    if headers.get_all(header::SET_COOKIE).iter().any(sets_own) {
+        let kept: Vec<HeaderValue> =
+            headers.get_all(header::SET_COOKIE).iter().filter(|v| !sets_own(v)).cloned().collect();
+        headers.remove(header::SET_COOKIE);
+        for value in kept {
+            headers.append(header::SET_COOKIE, value);
+        }
+    }
+    for (name, value) in &forward.response_headers {
+        headers.insert(name, value.clone());
+    }
+}
