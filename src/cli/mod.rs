@@ -28,7 +28,7 @@ const CONFIG_FILES: [&str; 2] = ["tollgate.toml", "/etc/tollgate/tollgate.toml"]
 /// Start with `tollgate demo`, which needs no files; then copy config/tollgate.toml, change it, let `tollgate check` read
 /// it, and serve it with `tollgate run`.
 #[derive(Debug, Parser)]
-#[command(name = "tollgate", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "tollgate", version, arg_required_else_help = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -93,7 +93,7 @@ enum Outcome {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
-        Command::Run(arguments) => run::run(arguments),
+        Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Routes(arguments) => routes::run(&arguments),
         Command::Explain(arguments) => explain::run(arguments),

@@ -1,6 +1,7 @@
 //! `tollgate routes`: the access matrix. It shows what the rules say, entry by entry; `explain` judges one request.
 
 use clap::{Args, ValueEnum};
+use http::Method;
 use serde::Serialize;
 
 use super::{ConfigArgument, Outcome, print};
@@ -59,29 +60,27 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
 }
 
 fn matrix(plan: &Plan, only_public: bool) -> Vec<Row> {
-    let rows = plan.routes.iter().flat_map(|route| methods(route).into_iter().map(|method| row(plan, route, method)));
+    let rows =
+        plan.routes.iter().flat_map(|route| methods(route).into_iter().map(|method| row(plan, route, method.as_ref())));
     rows.filter(|row| row.public || !only_public).collect()
 }
 
-/// The methods that entries name, in the order of the file, then `*` where an entry names none.
-fn methods(route: &RoutePlan) -> Vec<String> {
-    let mut methods: Vec<String> = Vec::new();
+/// The methods that entries name, in the order of the file, then none for all others where an entry names none.
+fn methods(route: &RoutePlan) -> Vec<Option<Method>> {
+    let mut methods: Vec<Option<Method>> = Vec::new();
     for method in route.access.entries.iter().flat_map(|entry| &entry.methods) {
-        if !methods.iter().any(|known| known == method.as_str()) {
-            methods.push(method.as_str().to_owned());
+        if !methods.iter().any(|known| known.as_ref() == Some(method)) {
+            methods.push(Some(method.clone()));
         }
     }
     if route.access.entries.iter().any(|entry| entry.methods.is_empty()) {
-        methods.push("*".to_owned());
+        methods.push(None);
     }
     methods
 }
 
-fn row(plan: &Plan, route: &RoutePlan, method: String) -> Row {
-    let admits = |entry: &&Entry| {
-        entry.methods.is_empty()
-            || entry.methods.iter().any(|own| *own == *method || (own == "GET" && method == "HEAD"))
-    };
+fn row(plan: &Plan, route: &RoutePlan, method: Option<&Method>) -> Row {
+    let admits = |entry: &&Entry| method.map_or(entry.methods.is_empty(), |method| entry.admits(method));
     let entries: Vec<&Entry> = route.access.entries.iter().filter(admits).collect();
     let name_of = |host: &HostPattern| match host {
         HostPattern::Exact(name) => name.to_string(),
@@ -95,7 +94,7 @@ fn row(plan: &Plan, route: &RoutePlan, method: String) -> Row {
         upstream: plan.upstreams[route.upstream].name.to_string(),
         public: entries.iter().any(|entry| matches!(entry.condition, Condition::Public)),
         who: entries.iter().map(|entry| who(&entry.condition)).collect(),
-        method,
+        method: method.map_or("*", Method::as_str).to_owned(),
     }
 }
 

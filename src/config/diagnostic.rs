@@ -66,8 +66,9 @@ pub struct Diagnostic {
     related: Option<(Place, &'static str)>,
 }
 
+/// Where a problem is, with the text to show.
 #[derive(Clone, Debug)]
-struct Place {
+pub(super) struct Place {
     source: Arc<Source>,
     /// Absent: the file as a whole.
     range: Option<Range<usize>>,
@@ -83,9 +84,18 @@ pub struct Diagnostics(pub Vec<Diagnostic>);
 pub(super) struct Report {
     sources: Vec<Arc<Source>>,
     found: Vec<Diagnostic>,
+    /// Tables with a key that is not known, and what it was taken for.
+    misspelled: Vec<(Span, Option<&'static str>)>,
+    /// Secrets in the sources, which no message may show.
+    hidden: Vec<Span>,
 }
 
 impl Diagnostic {
+    /// An error that is found after the configuration was compiled.
+    pub(super) fn at(place: Place, code: Code, message: String, help: String) -> Self {
+        Self { severity: Severity::Error, code, message, help, place, related: None }
+    }
+
     /// The file as it was named.
     pub fn file(&self) -> &Path {
         &self.place.source.path
@@ -224,17 +234,81 @@ impl Report {
         }
     }
 
+    /// Reports a key that `table` does not have.
+    pub(super) fn unknown_key(&mut self, table: Span, key: Span, name: &str, known: &[&'static str]) {
+        let meant = closest(name, known.iter().copied());
+        let help = match meant {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None if known.is_empty() => "nothing is configured here; remove it".to_owned(),
+            None => format!("the keys known here are {}", quoted(known)),
+        };
+        self.misspelled.push((table, meant));
+        self.push(Severity::Error, Code::UnknownKey, key, format!("unknown key `{name}`"), help);
+    }
+
+    /// Whether `table` has a key that was reported and taken for `key`, so that it is not missing as well.
+    pub(super) fn is_misspelled(&self, table: Span, key: &str) -> bool {
+        self.misspelled.iter().any(|(at, meant)| *at == table && *meant == Some(key))
+    }
+
+    /// Whether `table` has a key that was reported.
+    pub(super) fn has_unknown_keys(&self, table: Span) -> bool {
+        self.misspelled.iter().any(|(at, _)| *at == table)
+    }
+
+    /// Keeps what stands at `span` out of every message.
+    pub(super) fn hide(&mut self, span: Span) {
+        self.hidden.push(span);
+    }
+
     pub(super) fn has_errors(&self) -> bool {
         self.found.iter().any(|found| found.severity == Severity::Error)
     }
 
     /// Everything that was found: errors before warnings, unknown keys before wrong values, then by place.
     pub(super) fn finish(mut self) -> Vec<Diagnostic> {
+        self.mask_secrets();
         self.found.sort_by_key(|found| {
             let unknown_last = found.code > Code::UnknownKey;
             (found.severity, unknown_last, found.place.order)
         });
         self.found
+    }
+
+    /// The place `at`, to be shown later.
+    pub(super) fn keep(&self, at: Span) -> Place {
+        let mut place = self.place(at);
+        place.source = self.masked(at.file, &place.source);
+        place
+    }
+
+    /// Prints stars in place of what is hidden.
+    fn mask_secrets(&mut self) {
+        let sources = self.sources.iter().enumerate();
+        let masked: Vec<Arc<Source>> = sources.map(|(file, source)| self.masked(file, source)).collect();
+        for found in &mut self.found {
+            found.place.source = Arc::clone(&masked[found.place.order.0]);
+            if let Some((place, _)) = &mut found.related {
+                place.source = Arc::clone(&masked[place.order.0]);
+            }
+        }
+    }
+
+    fn masked(&self, file: usize, source: &Arc<Source>) -> Arc<Source> {
+        let mut hidden = self.hidden.iter().filter(|span| span.file == file).peekable();
+        if hidden.peek().is_none() {
+            return Arc::clone(source);
+        }
+        let mut bytes = source.text.clone().into_bytes();
+        for place in hidden.flat_map(|span| span.start..span.end) {
+            // Quotes and line breaks stay, so that lines keep their numbers and the text its look.
+            if let Some(byte) = bytes.get_mut(place).filter(|byte| !matches!(byte, b'"' | b'\'' | b'\n' | b'\r')) {
+                *byte = b'*';
+            }
+        }
+        let Source { path, base, .. } = &**source;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Arc::new(Source { path: path.clone(), base: base.clone(), text })
     }
 
     fn push(&mut self, severity: Severity, code: Code, at: Span, message: String, help: String) -> &mut Diagnostic {
@@ -255,7 +329,7 @@ pub(super) fn closest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
     known
         .into_iter()
         .map(|candidate| (distance(&lower, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= (word.len().max(candidate.len()) / 3).max(1))
+        .filter(|(distance, candidate)| *distance <= (word.len().max(candidate.len()) + 1) / 3)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
@@ -267,6 +341,11 @@ pub(super) fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str
     }
     let known: Vec<String> = known.into_iter().map(|name| format!("`{name}`")).collect();
     if known.is_empty() { none.to_owned() } else { format!("there is {}", known.join(", ")) }
+}
+
+/// `a`, `b`, `c`
+pub(super) fn quoted(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// Edits (insert, remove, replace, swap of neighbours) from one word to the other.

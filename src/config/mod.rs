@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Severity};
-use diagnostic::{Report, Span};
+use diagnostic::{Place, Report, Span};
 use reader::{Read, Reader};
 
 use crate::clock::Clock;
@@ -46,6 +46,14 @@ pub struct RuleTest {
     /// Absent: no token. `issuer` (a configured name), `sub`, `scope`, `client_id` and any further claim.
     pub token: Option<serde_json::Map<String, serde_json::Value>>,
     pub expect: u16,
+    place: Place,
+}
+
+impl RuleTest {
+    /// The error that this test did not come out as expected: `message` says how, `help` what to look at.
+    pub fn failure(&self, message: String, help: String) -> Diagnostic {
+        Diagnostic::at(self.place.clone(), Code::TestFailed, message, help)
+    }
 }
 
 /// Syntax errors that are told; those that follow are mostly echoes.
@@ -90,7 +98,8 @@ fn read_file<T: Read>(report: &mut Report, file: usize) -> Option<(T, Span)> {
     for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
         let range = error.span().unwrap_or(0..0);
         let at = Span { file, start: range.start, end: range.end };
-        report.error_of(Code::Syntax, at, error.message(), syntax_help(error.message()));
+        let help = syntax_help(error.message(), report.text(at));
+        report.error_of(Code::Syntax, at, error.message(), help);
     }
     if !errors.is_empty() {
         return None;
@@ -100,12 +109,12 @@ fn read_file<T: Read>(report: &mut Report, file: usize) -> Option<(T, Span)> {
     T::read(&DeValue::Table(table.into_inner()), start, &mut reader).map(|read| (read, start))
 }
 
-fn syntax_help(message: &str) -> &'static str {
+fn syntax_help(message: &str, text: &str) -> String {
     if message.contains("duplicate key") {
-        "keep one of the two"
-    } else if message.contains("quote") || message.contains("string") {
-        "texts stand in quotes: `name = \"orders\"`"
+        "keep one of the two".to_owned()
+    } else if text.starts_with(char::is_alphabetic) && !text.contains(char::is_whitespace) {
+        format!("texts stand in quotes: `\"{text}\"`")
     } else {
-        "this is not TOML; see https://toml.io/en/v1.0.0"
+        "this is not TOML; https://toml.io/en/v1.0.0 shows what is".to_owned()
     }
 }

@@ -6,10 +6,11 @@ use toml::de::DeValue;
 
 use super::diagnostic::Span;
 use super::reader::{List, Map, Read, Reader, table, words};
-use super::value::{Date, Interval, Object, Size, Workers};
+use super::value::{Date, Interval, Object, SecretText, Size, Workers};
 
 table! {
     /// The configuration of tollgate.
+    #[schemars(title = "tollgate")]
     File, "a table" {
         /// What clients call us, and what serves them.
         server: Server,
@@ -84,9 +85,9 @@ table! {
 }
 
 table! {
+    #[schemars(extend("required" = ["address"]))]
     Listener, "a table" {
         /// IP address and port; port 0 picks a free one.
-        #[schemars(required)]
         address: String,
         /// Every connection must start with a PROXY protocol header and come from a trusted proxy.
         proxy_protocol: bool,
@@ -98,9 +99,9 @@ table! {
 }
 
 table! {
+    #[schemars(extend("required" = ["certificates"]))]
     Tls, "a table" {
         /// The first is for clients without SNI.
-        #[schemars(required)]
         certificates: List<Certificate>,
         /// Default: "1.2".
         min_version: TlsVersion,
@@ -111,12 +112,11 @@ table! {
 }
 
 table! {
+    #[schemars(extend("required" = ["cert", "key"]))]
     Certificate, "a table such as `{ cert = \"tls/api.crt\", key = \"tls/api.key\" }`" {
         /// PEM file: the chain, leaf first.
-        #[schemars(required)]
         cert: String,
         /// PEM file: the private key.
-        #[schemars(required)]
         key: String,
     }
 }
@@ -129,9 +129,9 @@ words! {
 }
 
 table! {
+    #[schemars(extend("required" = ["ca"]))]
     ClientAuth, "a table such as `{ ca = \"tls/clients-ca.crt\" }`" {
         /// PEM file: the authorities of client certificates.
-        #[schemars(required)]
         ca: String,
         /// Refuse connections without a client certificate. Default: false.
         require: bool,
@@ -208,19 +208,19 @@ table! {
 
 table! {
     /// One of `env`, `file` and `value`.
-    Secret, "a secret: `{ env = \"NAME\" }`, `{ file = \"path\" }` or `{ value = \"...\" }`" {
+    Secret, "a secret: `{ env = \"NAME\" }`, `{ file = \"path\" }` or `{ value = \"...\" }`", secret = true {
         /// The environment variable that holds it.
         env: String,
         /// The file that holds it; a newline at its end is no part of it.
         file: String,
         /// The secret itself, readable by whoever reads the configuration.
-        value: String,
+        value: SecretText,
     }
 }
 
 table! {
     /// One of `hash`, `env`, `file` and `value`.
-    Password, "a table: `{ hash = \"...\" }`, `{ env = \"NAME\" }`, `{ file = \"path\" }` or `{ value = \"...\" }`" {
+    Password, "a table: `{ hash = \"...\" }`, `{ env = \"NAME\" }`, `{ file = \"path\" }` or `{ value = \"...\" }`", secret = true {
         /// `$argon2id$...`; for client secrets also `sha256:` and 64 hexadecimal digits.
         hash: String,
         /// The environment variable that holds it.
@@ -228,7 +228,7 @@ table! {
         /// The file that holds it; a newline at its end is no part of it.
         file: String,
         /// The secret itself, readable by whoever reads the configuration.
-        value: String,
+        value: SecretText,
     }
 }
 
@@ -242,12 +242,11 @@ table! {
 }
 
 table! {
+    #[schemars(extend("required" = ["issuer", "audience"]))]
     Jwt, "a table" {
         /// Byte for byte the `iss` of its tokens.
-        #[schemars(required)]
         issuer: String,
         /// A token must name one of these.
-        #[schemars(required)]
         audience: List<String>,
         /// Where its keys are published. One of `jwks_url`, `jwks_file` and `discovery`.
         jwks_url: String,
@@ -283,17 +282,14 @@ table! {
 }
 
 table! {
+    #[schemars(extend("required" = ["url", "client_id", "client_secret", "audience"]))]
     Introspection, "a table" {
         /// Which JWTs are its own.
         issuer: String,
         token_prefix: String,
-        #[schemars(required)]
         url: String,
-        #[schemars(required)]
         client_id: String,
-        #[schemars(required)]
         client_secret: Secret,
-        #[schemars(required)]
         audience: List<String>,
         /// PEM file: a private authority that its servers' certificates come from.
         ca: String,
@@ -439,8 +435,8 @@ words! {
 }
 
 table! {
+    #[schemars(extend("required" = ["scopes"]))]
     Role, "a table" {
-        #[schemars(required)]
         scopes: List<String>,
     }
 }
@@ -457,9 +453,9 @@ table! {
 }
 
 table! {
+    #[schemars(extend("required" = ["path"]))]
     UsersFile, "a table" {
         /// A TOML file of [[user]] tables.
-        #[schemars(required)]
         path: String,
     }
 }
@@ -472,10 +468,9 @@ table! {
 }
 
 table! {
+    #[schemars(extend("required" = ["name", "password"]))]
     User, "a table" {
-        #[schemars(required)]
         name: String,
-        #[schemars(required)]
         password: Password,
         roles: List<String>,
         /// Besides those of the roles; ["*"]: whatever the client may have.
@@ -501,9 +496,9 @@ table! {
 }
 
 table! {
+    #[schemars(extend("required" = ["servers"]))]
     Upstream, "a table" {
         /// http:// or https://, without a path; "unix:" and a path.
-        #[schemars(required)]
         servers: List<String>,
         /// For each server, over all workers. Default: 1024.
         connections: u64,
@@ -562,6 +557,7 @@ table! {
 }
 
 table! {
+    #[schemars(extend("required" = ["path", "upstream", "allow"]))]
     Route, "a table" {
         /// Default: made from the path.
         name: String,
@@ -570,14 +566,11 @@ table! {
         /// Default: every listener that does not redirect.
         listeners: List<String>,
         /// Literal segments, {name} for one segment, ** at the end for the rest.
-        #[schemars(required)]
         path: String,
-        #[schemars(required)]
         upstream: String,
         /// Whose tokens are accepted. Default: all.
         issuers: List<String>,
         /// Who may call it: alternatives. Whatever none of them admits is denied.
-        #[schemars(required)]
         allow: List<Allow>,
         /// Default: `server.mode`.
         mode: Mode,
@@ -690,10 +683,9 @@ table! {
 }
 
 table! {
+    #[schemars(extend("required" = ["username", "password"]))]
     BasicCredentials, "a table such as `{ username = \"gateway\", password = { file = \"path\" } }`" {
-        #[schemars(required)]
         username: String,
-        #[schemars(required)]
         password: Secret,
     }
 }
@@ -729,14 +721,13 @@ table! {
 }
 
 table! {
+    #[schemars(extend("required" = ["request", "expect"]))]
     Test, "a table" {
         /// Method and path: "GET /orders/7".
-        #[schemars(required)]
         request: String,
         /// Claims; what is left out is filled in validly. Absent: no token.
         token: Object,
         /// 200: forwarded; else the status the caller would get.
-        #[schemars(required)]
         expect: u64,
     }
 }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Code, Report, Span, closest};
+use super::diagnostic::{Report, Span, closest};
 
 /// Reads the values of one file into a [`Report`]'s problems and the model.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(super) struct Reader<'r> {
 pub(super) trait Read: Sized {
     /// What such a value is called: "a string".
     const KIND: &'static str;
+    /// Whether a text in its place is a secret, right or wrong, that no message may show.
+    const SECRET: bool = false;
 
     /// None: it is wrong, and that was reported.
     fn read(value: &DeValue<'_>, at: Span, reader: &mut Reader<'_>) -> Option<Self>;
@@ -99,7 +101,7 @@ impl<T> Field<T> {
 
     /// The value of a key that must be there; `what` names it and `owner` is the table it should stand in.
     pub(super) fn required(self, report: &mut Report, owner: Span, what: &str, help: &str) -> Option<At<T>> {
-        if self.is_absent() {
+        if self.is_absent() && !report.is_misspelled(owner, what) {
             report.error(owner, format!("`{what}` is missing"), help);
         }
         self.given()
@@ -160,13 +162,10 @@ impl<'r> Reader<'r> {
         entries.into_iter()
     }
 
-    pub(super) fn unknown_key(&mut self, key: &At<&str>, known: &[&str]) {
-        let help = match closest(key.value, known.iter().copied()) {
-            Some(meant) => format!("did you mean `{meant}`?"),
-            None if known.is_empty() => "nothing is configured here; remove it".to_owned(),
-            None => format!("the keys known here are {}", quoted(known)),
-        };
-        self.report.error_of(Code::UnknownKey, key.span, format!("unknown key `{}`", key.value), help);
+    fn hide<T: Read>(&mut self, value: &DeValue<'_>, at: Span) {
+        if T::SECRET && value.is_str() {
+            self.report.hide(at);
+        }
     }
 
     /// Reports a word that is none of a closed set.
@@ -203,11 +202,6 @@ impl<'r> Reader<'r> {
     }
 }
 
-/// `a`, `b`, `c`
-pub(super) fn quoted(words: &[&str]) -> String {
-    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
-}
-
 fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
@@ -222,6 +216,7 @@ fn kind(value: &DeValue<'_>) -> &'static str {
 
 impl<T: Read> Field<T> {
     pub(super) fn read(key: Span, value: &DeValue<'_>, at: Span, reader: &mut Reader<'_>) -> Self {
+        reader.hide::<T>(value, at);
         match T::read(value, at, reader) {
             Some(value) => Self::Set { key, value: At { value, span: at } },
             None => Self::Wrong { key },
@@ -276,6 +271,7 @@ impl<T: Read> Read for List<T> {
         let mut list = Self::default();
         for element in array.iter() {
             let span = reader.span(element.span());
+            reader.hide::<T>(element.get_ref(), span);
             match T::read(element.get_ref(), span, reader) {
                 Some(value) => list.items.push(At { value, span }),
                 None => list.complete = false,
@@ -343,18 +339,20 @@ impl<T: JsonSchema> JsonSchema for Map<T> {
     }
 }
 
-/// Declares a table: the struct, how it is read, and its schema. Keys are named as in the file.
+/// Declares a table: the struct, how it is read, and its schema. Keys are named as in the file. A table that is `secret`
+/// shows nothing of what stands in its place or at keys that it does not have.
 macro_rules! table {
-    ($(#[$meta:meta])* $name:ident, $kind:literal { $($(#[$doc:meta])* $key:ident: $type:ty,)* }) => {
-        $(#[$meta])*
+    ($(#[$meta:meta])* $name:ident, $kind:literal $(, secret = $secret:literal)? { $($(#[$doc:meta])* $key:ident: $type:ty,)* }) => {
         #[derive(Clone, Debug, Default, schemars::JsonSchema)]
         #[schemars(default, deny_unknown_fields)]
+        $(#[$meta])*
         pub(super) struct $name {
             $($(#[$doc])* pub(super) $key: crate::config::reader::Field<$type>,)*
         }
 
         impl crate::config::reader::Read for $name {
             const KIND: &'static str = $kind;
+            $(const SECRET: bool = $secret;)?
 
             #[allow(unused_mut, unused_variables, reason = "a table may have no keys")]
             fn read(
@@ -372,7 +370,12 @@ macro_rules! table {
                         $(stringify!($key) => {
                             read.$key = crate::config::reader::Field::read(key.span, value, span, reader);
                         })*
-                        _ => reader.unknown_key(&key, &[$(stringify!($key)),*]),
+                        _ => {
+                            if Self::SECRET && value.is_str() {
+                                reader.report.hide(span);
+                            }
+                            reader.report.unknown_key(at, key.span, key.value, &[$(stringify!($key)),*]);
+                        }
                     }
                 }
                 Some(read)

@@ -1,9 +1,11 @@
 //! The kinds of value that TOML has no type for: durations, sizes, whole dates, free-form claims.
 
+use std::fmt;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use toml::de::DeValue;
+use zeroize::Zeroizing;
 
 use super::diagnostic::Span;
 use super::reader::{Read, Reader};
@@ -57,10 +59,30 @@ enum WorkersShape {
     Word(#[schemars(regex(pattern = "^auto$"))] String),
 }
 
+/// A secret in clear. It is wiped when dropped, and no message shows it.
+#[derive(Clone, JsonSchema)]
+#[schemars(inline)]
+pub(super) struct SecretText(#[schemars(with = "String")] pub(super) Zeroizing<String>);
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
 impl Date {
     /// The first second that is no longer this day (UTC).
     pub(super) fn end(self) -> UnixSeconds {
         (self.0 + 1) * DAY_SECONDS
+    }
+}
+
+impl Read for SecretText {
+    const KIND: &'static str = "a string";
+    const SECRET: bool = true;
+
+    fn read(value: &DeValue<'_>, at: Span, reader: &mut Reader<'_>) -> Option<Self> {
+        String::read(value, at, reader).map(|text| Self(Zeroizing::new(text)))
     }
 }
 

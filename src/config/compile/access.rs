@@ -61,7 +61,7 @@ impl Compiler<'_> {
                     format!("remove `{name}`, or `public = true`"),
                 );
             }
-            None if !is_public && !public_is_wrong => {
+            None if !is_public && !public_is_wrong && !self.report.has_unknown_keys(at.span) => {
                 self.report.error(
                     at.span,
                     "this entry has no condition: it does not say who is let in",

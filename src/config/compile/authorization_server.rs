@@ -179,6 +179,7 @@ impl Compiler<'_> {
                 format!("`{}` is not a path for the endpoints", at.value),
                 "write literal segments that start with `/` and do not end with one: `\"/oauth2\"`, `\"/oauth2/v1\"`",
             );
+            return DEFAULT_PATH.to_owned();
         }
         at.value
     }
@@ -234,7 +235,7 @@ impl Compiler<'_> {
             failures: failures_within(failures, "failures", 5),
             address_failures: failures_within(address_failures, "address_failures", 50),
             window: self.interval(window, "window", Duration::from_secs(600)),
-            delay: self.interval(delay, "delay", Duration::from_secs(60)),
+            delay: super::duration(delay, Duration::from_secs(60)),
         }
     }
 

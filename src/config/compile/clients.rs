@@ -244,7 +244,7 @@ impl Compiler<'_> {
                     "plan to move it to `authorization_code`; `password_until = 2027-06-30` sets the last day",
                 );
             }
-        } else {
+        } else if grants.complete {
             for (key, name) in [(public_password.key(), "public_password"), (password_until.key(), "password_until")] {
                 if let Some(key) = key {
                     self.report.warning(
@@ -300,7 +300,8 @@ impl Compiler<'_> {
         let span = field.as_ref().map(|at| at.span);
         let policy = field.or(model::Refresh::OfflineAccess);
         let grant = grants.span(Grant::RefreshToken);
-        match (policy, grant, offline_access) {
+        let ways = if grants.complete { (policy, grant, offline_access) } else { (model::Refresh::Never, None, None) };
+        match ways {
             (model::Refresh::OfflineAccess, Some(grant), None) => {
                 self.report.warning(
                     grant,
@@ -371,16 +372,18 @@ impl Compiler<'_> {
 struct Grants {
     list: Vec<Grant>,
     spans: Vec<Span>,
+    /// Whether none of them was wrong.
+    complete: bool,
 }
 
 impl Grants {
     fn of(field: &Field<List<model::Grant>>, owner: Span) -> Self {
         match field {
-            Field::Absent => Self { list: vec![Grant::AuthorizationCode], spans: vec![owner] },
-            Field::Wrong { .. } => Self { list: Vec::new(), spans: Vec::new() },
+            Field::Absent => Self { list: vec![Grant::AuthorizationCode], spans: vec![owner], complete: true },
+            Field::Wrong { .. } => Self { list: Vec::new(), spans: Vec::new(), complete: false },
             Field::Set { value, .. } => {
                 let (list, spans) = value.value.items.iter().map(|at| (grant(at.value), at.span)).unzip();
-                Self { list, spans }
+                Self { list, spans, complete: value.value.complete }
             }
         }
     }

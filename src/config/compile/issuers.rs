@@ -7,7 +7,7 @@ use super::super::diagnostic::{Span, closest};
 use super::super::model;
 use super::super::reader::{At, Field, List, Map};
 use super::super::value::Interval;
-use super::Compiler;
+use super::{Compiler, duration};
 use crate::authorization_server;
 use crate::jose::Algorithm;
 use crate::token::{ClaimPath, IssuerSettings, KeySource};
@@ -93,7 +93,7 @@ impl Compiler<'_> {
         if let Some(empty) = issuer.as_ref().filter(|issuer| issuer.value.is_empty()) {
             self.report.error(empty.span, "`issuer` is empty", "write the `iss` of its tokens, byte for byte");
         }
-        if audience.is_absent() {
+        if audience.is_absent() && !self.report.is_misspelled(at.span, "audience") {
             self.report.error(
                 at.span,
                 format!("the issuer `{name}` has no `audience`: tokens meant for others would be accepted"),
@@ -147,7 +147,14 @@ impl Compiler<'_> {
             );
         }
         let refresh = self.interval(jwks_refresh.clone(), "jwks_refresh", Duration::from_secs(300));
-        let cooldown = self.interval(jwks_cooldown.clone(), "jwks_cooldown", Duration::from_secs(30));
+        let cooldown = duration(jwks_cooldown.clone(), Duration::from_secs(30));
+        if let (true, Some(at)) = (cooldown.is_zero(), jwks_cooldown.as_ref()) {
+            self.report.warning(
+                at.span,
+                "without a `jwks_cooldown`, every token with an unknown `kid` makes the gateway ask the issuer",
+                "keep the default of `\"30s\"`, or write a shorter one",
+            );
+        }
         match (jwks_url.key(), jwks_file.key()) {
             (Some(_), Some(second)) => {
                 self.report.error(second, "the keys have two sources", HELP);
@@ -200,8 +207,10 @@ impl Compiler<'_> {
                 format!("`{}` is not an algorithm that is understood", at.value)
             };
             let known = Algorithm::ALL.map(Algorithm::name);
+            // These are algorithms too, and none of them is a slip of the pen.
+            let exists = upper.starts_with("HS") || upper == "ES512" || upper == "ES256K";
             let help = match closest(&at.value, known) {
-                Some(meant) if !upper.starts_with("HS") => format!("did you mean `\"{meant}\"`?"),
+                Some(meant) if !exists => format!("did you mean `\"{meant}\"`?"),
                 _ => format!("use some of {}", known.join(", ")),
             };
             self.report.error(at.span, message, help);

@@ -67,6 +67,7 @@ pub(super) fn compile(file: File, start: Span, report: &mut Report, now: UnixSec
     let File { server, listeners, admin, log, store, issuers, authorization_server, upstreams, routes, tests } = file;
     let mut compiler = Compiler { report, files: Vec::new(), start, now };
 
+    let no_listener = listeners.is_absent() || listeners.as_ref().is_some_and(|at| at.value.0.is_empty());
     let listeners = listeners.or_default();
     let issuers = issuers.or_default();
     let upstreams = upstreams.or_default();
@@ -80,6 +81,13 @@ pub(super) fn compile(file: File, start: Span, report: &mut Report, now: UnixSec
         None
     };
     let server = compiler.server(server, public_url_needed);
+    if no_listener && !compiler.report.is_misspelled(start, "listeners") {
+        compiler.report.error(
+            start,
+            "there is no listener",
+            "add one: `[listeners.public]` with `address = \"127.0.0.1:8080\"`",
+        );
+    }
     let listeners = compiler.listeners(listeners, &server.public_url);
     let admin_is_explicit = !admin.is_absent();
     let admin = compiler.admin(admin);
@@ -89,8 +97,8 @@ pub(super) fn compile(file: File, start: Span, report: &mut Report, now: UnixSec
     let authorization_server =
         authorization_server.given().map(|at| compiler.authorization_server(at, &server, &listeners, &names));
     let issuers = compiler.issuers(issuers, authorization_server.as_ref().map(|plan| &plan.settings));
-    let used_upstreams = routes.as_ref().map(|routes| routes::upstreams_named(&routes.value)).unwrap_or_default();
-    let upstreams = compiler.upstreams(upstreams, &used_upstreams);
+    let upstream_names: Vec<At<String>> = upstreams.0.iter().map(|named| named.name.clone()).collect();
+    let upstreams = compiler.upstreams(upstreams);
     let reserved = authorization_server.as_ref().map(routes::Reserved::of);
     let routes = compiler.routes(routes.or_default(), &names, &server, reserved.as_ref());
     let tests = compiler.tests(tests.or_default(), &names);
@@ -98,6 +106,7 @@ pub(super) fn compile(file: File, start: Span, report: &mut Report, now: UnixSec
     if compiler.report.has_errors() {
         return None;
     }
+    compiler.unused_upstreams(&upstream_names, &routes);
     let Compiler { files, .. } = compiler;
     let server = server.finish(listeners);
     let plan = Plan {
@@ -177,20 +186,20 @@ impl Compiler<'_> {
     /// The value of a number within bounds.
     fn count(&mut self, field: Field<u64>, key: &str, default: u64, bounds: RangeInclusive<u64>) -> u64 {
         let Some(at) = field.given() else { return default };
-        self.within(&at, key, default, bounds)
+        self.within(&at, key, &default.to_string(), bounds).unwrap_or(default)
     }
 
-    fn within(&mut self, at: &At<u64>, key: &str, default: u64, bounds: RangeInclusive<u64>) -> u64 {
+    fn within(&mut self, at: &At<u64>, key: &str, default: &str, bounds: RangeInclusive<u64>) -> Option<u64> {
         if bounds.contains(&at.value) {
-            return at.value;
+            return Some(at.value);
         }
         let (least, most) = (bounds.start(), bounds.end());
         self.report.error(
             at.span,
             format!("`{key}` is {}, but must be between {least} and {most}", at.value),
-            format!("the default is {default}"),
+            format!("the default is `{default}`"),
         );
-        default
+        None
     }
 
     /// Reports a name that would not do as a metric label.
@@ -322,6 +331,11 @@ impl<T: Default> Field<T> {
     fn or_default(self) -> T {
         self.or(T::default())
     }
+}
+
+/// The value of a duration that may be zero.
+fn duration(field: Field<Interval>, default: Duration) -> Duration {
+    field.given().map_or(default, |at| at.value.0)
 }
 
 fn client_scopes(clients: &Map<model::Client>) -> Vec<String> {

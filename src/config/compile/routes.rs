@@ -9,6 +9,7 @@ use super::super::reader::{At, Field, List};
 use super::server::Server;
 use super::{Compiler, Names};
 use crate::gateway::plan::{AuthorizationServerPlan, PathAllowances, RoutePlan, UnderscoreHeaders};
+use crate::net::{BaseUrl, is_loopback_host};
 use crate::routing::{HostPattern, PathPattern, Segment, Table};
 
 const MAX_NAME: usize = 64;
@@ -20,7 +21,7 @@ const ALLOW_HELP: &str = "say who may call it: `allow = [{ methods = [\"GET\"], 
 #[derive(Debug)]
 pub(super) struct Reserved {
     paths: [String; 2],
-    host: String,
+    issuer: BaseUrl,
     listeners: Vec<usize>,
 }
 
@@ -36,17 +37,17 @@ impl Reserved {
         let metadata = format!("/.well-known/oauth-authorization-server{}", issuer.path().trim_end_matches('/'));
         Self {
             paths: [plan.settings.path.clone(), metadata],
-            host: issuer.host().to_owned(),
+            issuer: issuer.clone(),
             listeners: plan.listeners.clone(),
         }
     }
 
     /// The reserved path that `route` lies inside.
     fn holds(&self, route: &RoutePlan) -> Option<&str> {
-        let host = &*self.host;
+        let host = self.issuer.host();
         let host_meets = route.hosts.is_empty()
             || route.hosts.iter().any(|pattern| match pattern {
-                HostPattern::Exact(name) => **name == *host,
+                HostPattern::Exact(name) => **name == *host || (self.issuer.is_loopback() && is_loopback_host(name)),
                 HostPattern::Wildcard(name) => host.split_once('.').is_some_and(|(_, rest)| *rest == **name),
             });
         let listener_meets = route.listeners.iter().any(|listener| self.listeners.contains(listener));
@@ -59,11 +60,6 @@ impl Reserved {
         };
         self.paths.iter().find(inside).map(String::as_str)
     }
-}
-
-/// The upstreams that routes name.
-pub(super) fn upstreams_named(routes: &List<model::Route>) -> BTreeSet<String> {
-    routes.items.iter().filter_map(|at| Some(at.value.upstream.as_ref()?.value.clone())).collect()
 }
 
 impl Compiler<'_> {

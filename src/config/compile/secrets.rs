@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::super::diagnostic::Span;
 use super::super::model;
 use super::super::reader::{At, Field};
+use super::super::value::SecretText;
 use super::Compiler;
 use crate::authorization_server::PasswordHash;
 use crate::secret::Secret;
@@ -66,7 +67,7 @@ impl Compiler<'_> {
         table: Span,
         env: Field<String>,
         file: Field<String>,
-        value: Field<String>,
+        value: Field<SecretText>,
     ) -> Option<Secret<String>> {
         let (text, span) = if let Some(name) = env.given() {
             match std::env::var(&name.value) {
@@ -98,12 +99,14 @@ impl Compiler<'_> {
             (text, path.span)
         } else {
             let value = value.given()?;
-            self.report.warning(
-                table,
-                "this secret can be read by whoever can read the configuration",
-                "keep it in a file or in the environment: `{ file = \"path\" }`, `{ env = \"NAME\" }`",
-            );
-            (value.value, value.span)
+            if !value.value.0.is_empty() {
+                self.report.warning(
+                    table,
+                    "this secret can be read by whoever can read the configuration",
+                    "keep it in a file or in the environment: `{ file = \"path\" }`, `{ env = \"NAME\" }`",
+                );
+            }
+            (value.value.0.to_string(), value.span)
         };
         if text.is_empty() {
             self.report.error(span, "the secret is empty", "an empty secret would let everybody in; write one");

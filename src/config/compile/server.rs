@@ -9,7 +9,7 @@ use super::super::diagnostic::Span;
 use super::super::model;
 use super::super::reader::{At, Field, List, Map};
 use super::super::value::{Size, Workers};
-use super::Compiler;
+use super::{Compiler, duration};
 use crate::net::{BaseUrl, TrustedProxies};
 use crate::{admin, server, store, telemetry};
 
@@ -42,9 +42,12 @@ pub(super) struct Listener {
 
 impl Compiler<'_> {
     pub(super) fn server(&mut self, field: Field<model::Server>, public_url_needed: Option<&str>) -> Server {
+        let table = field.as_ref().map(|at| at.span);
         let owner = field.key().unwrap_or(self.start);
         let model::Server { public_url, trusted_proxies, workers, mode, limits } = field.or_default();
-        if let (true, Some(reason)) = (public_url.is_absent(), public_url_needed) {
+        let misspelled = table.is_some_and(|table| self.report.is_misspelled(table, "public_url"))
+            || self.report.is_misspelled(self.start, "server");
+        if let (true, Some(reason)) = (public_url.is_absent() && !misspelled, public_url_needed) {
             self.report.error(
                 owner,
                 "`server.public_url` is missing",
@@ -109,7 +112,7 @@ impl Compiler<'_> {
         match field.given() {
             Some(At { value: Workers(Some(threads)), span }) => {
                 let at = At { value: threads, span };
-                let bounded = self.within(&at, "workers", 1, 1..=MAX_WORKERS);
+                let bounded = self.within(&at, "workers", "\"auto\"", 1..=MAX_WORKERS).unwrap_or(1);
                 usize::try_from(bounded).unwrap_or(1)
             }
             Some(At { value: Workers(None), .. }) | None => cores,
@@ -134,11 +137,10 @@ impl Compiler<'_> {
             connections: self.size_of_queue(connections, "connections", 10_000, 1_000_000),
             connections_per_ip: self.size_of_queue(connections_per_ip, "connections_per_ip", 1000, 1_000_000),
             header_bytes: match header_bytes.given() {
-                // hyper reads no head into less than 8 KiB.
                 Some(at) => {
                     let bytes = At { value: at.value.0, span: at.span };
-                    usize::try_from(self.within(&bytes, "header_bytes", 32 << 10, 8 << 10..=1 << 20))
-                        .unwrap_or(32 << 10)
+                    let bounded = self.within(&bytes, "header_bytes", "\"32KiB\"", 1 << 10..=1 << 20);
+                    bounded.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(32 << 10)
                 }
                 None => 32 << 10,
             },
@@ -148,8 +150,8 @@ impl Compiler<'_> {
             body_timeout: self.interval(body_timeout, "body_timeout", Duration::from_secs(30)),
             stream_idle: self.interval(stream_idle, "stream_idle", Duration::from_secs(600)),
             idle_timeout: self.interval(idle_timeout, "idle_timeout", Duration::from_secs(75)),
-            drain_delay: drain_delay.given().map_or(Duration::ZERO, |at| at.value.0),
-            drain_timeout: self.interval(drain_timeout, "drain_timeout", Duration::from_secs(30)),
+            drain_delay: duration(drain_delay, Duration::ZERO),
+            drain_timeout: duration(drain_timeout, Duration::from_secs(30)),
         }
     }
 
@@ -172,13 +174,6 @@ impl Compiler<'_> {
     }
 
     pub(super) fn listeners(&mut self, listeners: Map<model::Listener>, public_url: &BaseUrl) -> Vec<Listener> {
-        if listeners.0.is_empty() {
-            self.report.error(
-                self.start,
-                "there is no listener",
-                "add one: `[listeners.public]` with `address = \"127.0.0.1:8080\"`",
-            );
-        }
         let mut compiled = Vec::new();
         for named in listeners.0 {
             self.name(&named.name, "a listener");

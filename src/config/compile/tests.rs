@@ -23,7 +23,7 @@ impl Compiler<'_> {
             if parsed.is_none() {
                 self.report.error(at.span, format!("`{}` is not a request", at.value), REQUEST_HELP);
             }
-            parsed.map(|(method, target)| (self.report.line(at.span), method, target))
+            parsed.map(|(method, target)| (at.span, method, target))
         });
         let expect = expect.and_then(|at| {
             let status = u16::try_from(at.value).ok().filter(|status| (200..600).contains(status));
@@ -51,8 +51,15 @@ impl Compiler<'_> {
                 self.report.error(token.span, "the test's token is of no configured issuer", help);
             }
         }
-        let ((line, method, target), expect) = (request?, expect?);
-        Some(RuleTest { line, method, target, token: token.given().map(|at| at.value.0), expect })
+        let ((span, method, target), expect) = (request?, expect?);
+        Some(RuleTest {
+            line: self.report.line(span),
+            method,
+            target,
+            token: token.given().map(|at| at.value.0),
+            expect,
+            place: self.report.keep(span),
+        })
     }
 }
 

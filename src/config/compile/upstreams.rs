@@ -1,11 +1,11 @@
 //! `[upstreams]`.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::model;
 use super::super::reader::{At, Field, List, Map};
 use super::Compiler;
+use crate::gateway::plan::RoutePlan;
 use crate::net::BaseUrl;
 use crate::tls::ClientSettings;
 use crate::upstream::{Dialect, Settings};
@@ -13,17 +13,23 @@ use crate::upstream::{Dialect, Settings};
 const SERVERS_HELP: &str = "name at least one: `servers = [\"http://10.0.0.5:8080\"]`";
 
 impl Compiler<'_> {
-    pub(super) fn upstreams(&mut self, upstreams: Map<model::Upstream>, used: &BTreeSet<String>) -> Vec<Settings> {
+    /// Warns of upstreams that no route names.
+    pub(super) fn unused_upstreams(&mut self, upstreams: &[At<String>], routes: &[RoutePlan]) {
+        for (index, name) in upstreams.iter().enumerate() {
+            if !routes.iter().any(|route| route.upstream == index) {
+                self.report.warning(
+                    name.span,
+                    format!("no route leads to the upstream `{}`", name.value),
+                    format!("write `upstream = \"{}\"` in a route, or remove it", name.value),
+                );
+            }
+        }
+    }
+
+    pub(super) fn upstreams(&mut self, upstreams: Map<model::Upstream>) -> Vec<Settings> {
         let mut compiled = Vec::new();
         for named in upstreams.0 {
             self.name(&named.name, "an upstream");
-            if !used.contains(&named.name.value) {
-                self.report.warning(
-                    named.name.span,
-                    format!("no route leads to the upstream `{}`", named.name.value),
-                    format!("write `upstream = \"{}\"` in a route, or remove it", named.name.value),
-                );
-            }
             if let Some(at) = named.value {
                 compiled.push(self.upstream(&named.name.value, at));
             }
@@ -54,8 +60,10 @@ impl Compiler<'_> {
         }
         self.not_built(&health, "health", "leave it out");
         let servers = servers.required(self.report, at.span, "servers", SERVERS_HELP);
+        let all_http =
+            servers.as_ref().is_some_and(|list| list.value.items.iter().all(|at| at.value.starts_with("http:")));
         let servers = servers.map(|list| self.servers(list)).unwrap_or_default();
-        if let (Some(key), false) = (tls.key(), servers.iter().any(BaseUrl::is_https) || servers.is_empty()) {
+        if let (Some(key), true) = (tls.key(), all_http) {
             self.report.warning(
                 key,
                 format!("`tls` means nothing for `{name}`: all of its servers are http"),
@@ -89,6 +97,11 @@ impl Compiler<'_> {
         for at in list.value.items {
             if at.value.starts_with("unix:") {
                 self.not_built_at(at.span, "a `unix:` server", "let the server listen on a loopback port");
+                continue;
+            }
+            if !at.value.contains("://") {
+                let help = format!("write it with a scheme: `http://{}`", at.value);
+                self.report.error(at.span, format!("the server `{}` is not a URL", at.value), help);
                 continue;
             }
             let Some(url) = self.url(&at, "servers") else { continue };

@@ -1,0 +1,251 @@
+//! One connection: TLS, the HTTP version, and the requests on it, each given to the gateway.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prometheus::{IntCounter, IntCounterVec, IntGauge};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use super::deadline::{Timed, Waits};
+use super::guard::Guard;
+use super::{Limits, Phase, redirect};
+use crate::gateway::{Activity, Connection, Worker, peer_text};
+use crate::net::BaseUrl;
+use crate::telemetry::metrics::Metrics;
+
+/// What an HTTP/2 connection starts with (RFC 9113 section 3.4); no HTTP/1 method has its first three letters.
+const PREFACE_START: &[u8] = b"PRI";
+/// Pause between two looks at a connection that sent one or two bytes.
+const PREFACE_PAUSE: Duration = Duration::from_millis(5);
+/// Requests that one HTTP/2 connection may have under way.
+const MAX_STREAMS: u32 = 250;
+/// What an HTTP/2 peer may send ahead, for a stream and for the connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What waits to be sent on one HTTP/2 stream.
+const SEND_BUFFER: usize = 256 * 1024;
+
+/// A listener, as its connections need to know it.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) index: usize,
+    pub(super) name: Arc<str>,
+    tls: Option<Arc<ServerConfig>>,
+    /// Where everything is sent instead of being forwarded.
+    redirect: Option<BaseUrl>,
+    waits: Waits,
+    header_bytes: usize,
+    header_count: usize,
+    pub(super) open: IntGauge,
+    pub(super) accepted: IntCounter,
+    handshakes: IntCounterVec,
+}
+
+impl Listener {
+    pub(super) fn new(
+        index: usize,
+        name: Arc<str>,
+        tls: Option<Arc<ServerConfig>>,
+        redirect: Option<BaseUrl>,
+        limits: &Limits,
+        metrics: &Metrics,
+    ) -> Self {
+        Self {
+            index,
+            open: metrics.connections.with_label_values(&[&*name]),
+            accepted: metrics.connections_accepted.with_label_values(&[&*name]),
+            handshakes: metrics.tls_handshakes.clone(),
+            name,
+            tls,
+            redirect,
+            waits: Waits {
+                header: limits.header_timeout,
+                idle: limits.idle_timeout,
+                write: limits.stream_idle,
+                reached: metrics.limits_reached.clone(),
+            },
+            header_bytes: limits.header_bytes,
+            header_count: limits.header_count,
+        }
+    }
+
+    fn handshake_ended(&self, result: &str) {
+        self.handshakes.with_label_values(&[&*self.name, result]).inc();
+    }
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(
+    worker: Arc<Worker>,
+    listener: Arc<Listener>,
+    stream: TcpStream,
+    peer: IpAddr,
+    guard: Guard,
+    phase: watch::Receiver<Phase>,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(event = "connection.lost", %error);
+        return;
+    }
+    let connection = Arc::new(Connection {
+        listener: listener.index,
+        listener_name: Arc::clone(&listener.name),
+        peer,
+        peer_text: peer_text(peer),
+        tls: listener.tls.is_some(),
+        activity: Activity::default(),
+        guard: Box::new(guard),
+    });
+    let served = Served { worker, listener: Arc::clone(&listener), connection, phase };
+    match &listener.tls {
+        None => {
+            let Ok(http2) = tokio::time::timeout(listener.waits.header, starts_like_http2(&stream)).await else {
+                listener.waits.reached.with_label_values(&["header_timeout"]).inc();
+                return;
+            };
+            served.speak(stream, http2).await;
+        }
+        Some(config) => {
+            let handshake = TlsAcceptor::from(Arc::clone(config)).accept(stream);
+            match tokio::time::timeout(listener.waits.header, handshake).await {
+                Ok(Ok(stream)) => {
+                    listener.handshake_ended("success");
+                    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    served.speak(stream, http2).await;
+                }
+                Ok(Err(error)) => {
+                    listener.handshake_ended("failure");
+                    tracing::debug!(event = "tls.handshake_failed", listener = &*listener.name, peer = %peer, %error);
+                }
+                Err(_) => {
+                    listener.handshake_ended("timeout");
+                    listener.waits.reached.with_label_values(&["header_timeout"]).inc();
+                }
+            }
+        }
+    }
+}
+
+/// Whether the first bytes are those of HTTP/2. Nothing is taken from the stream.
+async fn starts_like_http2(stream: &TcpStream) -> bool {
+    let mut start = [0; PREFACE_START.len()];
+    loop {
+        match stream.peek(&mut start).await {
+            Ok(3..) => return start == PREFACE_START,
+            Ok(1..) if PREFACE_START.starts_with(&start[..1]) => tokio::time::sleep(PREFACE_PAUSE).await,
+            _ => return false,
+        }
+    }
+}
+
+struct Served {
+    worker: Arc<Worker>,
+    listener: Arc<Listener>,
+    connection: Arc<Connection>,
+    phase: watch::Receiver<Phase>,
+}
+
+impl Served {
+    async fn speak<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: I, http2: bool) {
+        let Self { worker, listener, connection, mut phase } = self;
+        let io = Timed::new(stream, Arc::clone(&connection), listener.waits.clone(), http2);
+        let expired = io.expired();
+        let io = TokioIo::new(io);
+        let peer = connection.peer;
+        let result = if let Some(public_url) = &listener.redirect {
+            let activity = &connection.activity;
+            let service = service_fn(|request: Request<Incoming>| {
+                activity.begin();
+                let response = redirect::answer(public_url, &request);
+                activity.end();
+                std::future::ready(Ok::<_, Infallible>(response))
+            });
+            let connection = http1(&listener).serve_connection(io, service);
+            until_drained(pin!(connection), &mut phase, || false, |c| c.graceful_shutdown()).await
+        } else if http2 {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (worker, connection) = (Arc::clone(&worker), Arc::clone(&connection));
+                async move { Ok::<_, Infallible>(worker.answer(connection, request).await) }
+            });
+            let connection = self::http2(&listener).serve_connection(io, service);
+            until_drained(pin!(connection), &mut phase, || expired.is_set(), |c| c.graceful_shutdown()).await
+        } else {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (worker, connection) = (Arc::clone(&worker), Arc::clone(&connection));
+                async move { Ok::<_, Infallible>(worker.answer(connection, request).await) }
+            });
+            let connection = http1(&listener).serve_connection(io, service).with_upgrades();
+            until_drained(pin!(connection), &mut phase, || false, |c| c.graceful_shutdown()).await
+        };
+        if let Err(error) = result {
+            if error.is_parse_too_large() {
+                listener.waits.reached.with_label_values(&["header_bytes"]).inc();
+            }
+            tracing::debug!(event = "connection.failed", listener = &*listener.name, peer = %peer, %error);
+        }
+    }
+}
+
+fn http1(listener: &Listener) -> hyper::server::conn::http1::Builder {
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        // Both waits are `Timed`'s.
+        .header_read_timeout(None)
+        .max_headers(listener.header_count)
+        .max_header_size(listener.header_bytes)
+        .pipeline_flush(true);
+    builder
+}
+
+fn http2(listener: &Listener) -> hyper::server::conn::http2::Builder<TokioExecutor> {
+    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(listener.header_bytes).unwrap_or(u32::MAX))
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .enable_connect_protocol();
+    builder
+}
+
+/// Runs a connection; asks it once to come to an end when the server drains or `expired` says so.
+async fn until_drained<C, E>(
+    mut connection: std::pin::Pin<&mut C>,
+    phase: &mut watch::Receiver<Phase>,
+    expired: impl Fn() -> bool,
+    shut_down: impl Fn(std::pin::Pin<&mut C>),
+) -> Result<(), E>
+where
+    C: Future<Output = Result<(), E>>,
+{
+    let mut draining = pin!(phase.wait_for(|phase| *phase != Phase::Serving));
+    let mut asked = false;
+    std::future::poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            if asked || !(expired() || draining.as_mut().poll(cx).is_ready()) {
+                return Poll::Pending;
+            }
+            asked = true;
+            shut_down(connection.as_mut());
+        }
+    })
+    .await
+}

@@ -1,0 +1,163 @@
+//! A stream that gives up: on a head that does not come, on a connection nobody uses, on a peer that does not read.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use prometheus::IntCounterVec;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use crate::gateway::Connection;
+
+/// The waits of a connection that the HTTP library does not bound.
+#[derive(Clone, Debug)]
+pub(super) struct Waits {
+    /// For a head, from the connection's start or the head's first byte.
+    pub header: Duration,
+    /// Between requests.
+    pub idle: Duration,
+    /// For the peer to take a byte of ours.
+    pub write: Duration,
+    pub reached: IntCounterVec,
+}
+
+/// Tells the driver of an HTTP/2 connection that it was idle for long enough, so that it can say goodbye.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Expired(Arc<AtomicBool>);
+
+impl Expired {
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+pub(super) struct Timed<I> {
+    io: I,
+    connection: Arc<Connection>,
+    waits: Waits,
+    http2: bool,
+    /// When the first byte came that belongs to no request yet, and how many requests there had been.
+    head: Option<(Instant, u64)>,
+    read_timer: Option<Pin<Box<Sleep>>>,
+    write_timer: Option<Pin<Box<Sleep>>>,
+    expired: Expired,
+}
+
+impl<I> Timed<I> {
+    pub(super) fn new(io: I, connection: Arc<Connection>, waits: Waits, http2: bool) -> Self {
+        let expired = Expired::default();
+        Self { io, connection, waits, http2, head: None, read_timer: None, write_timer: None, expired }
+    }
+
+    pub(super) fn expired(&self) -> Expired {
+        self.expired.clone()
+    }
+
+    /// The moment at which waiting for the peer ends, and the limit that it is. None while a request runs.
+    fn read_deadline(&mut self) -> Option<(Instant, &'static str)> {
+        let activity = &self.connection.activity;
+        if activity.is_running() {
+            return None;
+        }
+        let begun = activity.begun();
+        self.head = self.head.filter(|(_, mark)| *mark == begun);
+        Some(match self.head {
+            Some((since, _)) if !self.http2 => (since + self.waits.header, "header_timeout"),
+            None if begun == 0 => (activity.last_end() + self.waits.header, "header_timeout"),
+            _ => (activity.last_end() + self.waits.idle, "idle_timeout"),
+        })
+    }
+
+    fn poll_read_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.expired.is_set() {
+            return Poll::Pending;
+        }
+        loop {
+            let Some((deadline, limit)) = self.read_deadline() else { return Poll::Pending };
+            let timer = self.read_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            // A timer that was set for later is moved; one that fires too early is set anew below.
+            if timer.deadline() > deadline {
+                timer.as_mut().reset(deadline);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if Instant::now() < deadline {
+                timer.as_mut().reset(deadline);
+                continue;
+            }
+            self.waits.reached.with_label_values(&[limit]).inc();
+            if self.http2 && limit == "idle_timeout" {
+                self.expired.0.store(true, Ordering::Relaxed);
+                return Poll::Pending;
+            }
+            return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, limit));
+        }
+    }
+
+    /// Bounds what a write waits for the peer.
+    fn poll_write_deadline<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.write_timer = None;
+            return polled;
+        }
+        let wait = self.waits.write;
+        let timer = self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(wait)));
+        if timer.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.waits.reached.with_label_values(&["stream_idle"]).inc();
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")))
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Timed<I> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        match polled {
+            Poll::Ready(result) => {
+                let activity = &self.connection.activity;
+                if buf.filled().len() > before && self.head.is_none() && !activity.is_running() {
+                    self.head = Some((Instant::now(), activity.begun()));
+                }
+                Poll::Ready(result)
+            }
+            Poll::Pending => self.poll_read_deadline(cx).map(Err),
+        }
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Timed<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.poll_write_deadline(cx, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        self.poll_write_deadline(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_flush(cx);
+        self.poll_write_deadline(cx, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.poll_write_deadline(cx, polled)
+    }
+}

@@ -1,0 +1,111 @@
+//! How many connections there are, in all and of each address.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::{IntCounterVec, IntGauge};
+use tokio::sync::Notify;
+
+use super::Limits;
+use super::connection::Listener;
+use crate::net::TrustedProxies;
+use crate::telemetry::metrics::Metrics;
+
+/// The open connections, tunnels among them.
+#[derive(Debug)]
+pub(super) struct Population {
+    open: AtomicUsize,
+    /// Never longer than the limit of connections. Trusted proxies are not in it.
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+    limit: usize,
+    limit_per_address: usize,
+    trusted: TrustedProxies,
+    changed: Notify,
+    limits_reached: IntCounterVec,
+}
+
+impl Population {
+    pub(super) fn new(limits: &Limits, trusted: TrustedProxies, metrics: &Metrics) -> Self {
+        Self {
+            open: AtomicUsize::new(0),
+            by_address: Mutex::default(),
+            limit: limits.connections,
+            limit_per_address: limits.connections_per_ip,
+            trusted,
+            changed: Notify::new(),
+            limits_reached: metrics.limits_reached.clone(),
+        }
+    }
+
+    /// A place for one more connection of `peer`, until it is dropped.
+    pub(super) fn admit(self: &Arc<Self>, peer: IpAddr, listener: &Listener) -> Option<Guard> {
+        let refused = |limit: &str| {
+            self.limits_reached.with_label_values(&[limit]).inc();
+            None
+        };
+        if self.open.fetch_add(1, Ordering::AcqRel) >= self.limit {
+            self.leave();
+            return refused("connections");
+        }
+        let counted = !self.trusted.contains(peer);
+        if counted {
+            let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+            let own = by_address.entry(peer).or_default();
+            if *own >= self.limit_per_address {
+                drop(by_address);
+                self.leave();
+                return refused("connections_per_ip");
+            }
+            *own += 1;
+        }
+        listener.accepted.inc();
+        listener.open.inc();
+        Some(Guard { population: Arc::clone(self), counted: counted.then_some(peer), gauge: listener.open.clone() })
+    }
+
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Resolves when no connection is left.
+    pub(super) async fn emptied(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.open() == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn leave(&self) {
+        self.open.fetch_sub(1, Ordering::AcqRel);
+        self.changed.notify_one();
+    }
+}
+
+/// One connection's place.
+#[derive(Debug)]
+pub(super) struct Guard {
+    population: Arc<Population>,
+    counted: Option<IpAddr>,
+    gauge: IntGauge,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.gauge.dec();
+        if let Some(peer) = self.counted {
+            let mut by_address = self.population.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(own) = by_address.get_mut(&peer) {
+                *own -= 1;
+                if *own == 0 {
+                    by_address.remove(&peer);
+                }
+            }
+        }
+        self.population.leave();
+    }
+}
