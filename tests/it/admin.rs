@@ -58,7 +58,7 @@ fn metrics_count_what_happened() {
     ] {
         wrong.eq(labels, metrics.sum(name, labels), count);
     }
-    let allowed = metrics.sum(name, &[("route", "read"), ("decision", "allowed")]);
+    let allowed = metrics.sum(name, &[("route", "read"), ("decision", "admitted")]);
     wrong.eq("decisions", allowed, 3.0);
     for sample in &metrics.samples {
         wrong.ok(&sample.name, sample.name.starts_with("tollgate_") || sample.name.starts_with("process_"), "prefix");
@@ -76,7 +76,6 @@ fn metrics_count_what_happened() {
         ("upstream", "histogram"),
         ("token", "counter"),
         ("connections", "gauge"),
-        ("handshake", "counter"),
         ("certificate", "gauge"),
         ("build_info", "gauge"),
     ];

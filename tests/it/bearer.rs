@@ -202,7 +202,6 @@ fn b12_b13_b17_scopes_match_exactly() {
         ("shorter", json!({"scope": "rea"}), "403 insufficient_scope"),
         ("other case", json!({"scope": "READ Read"}), "403 insufficient_scope"),
         ("comma separated", json!({"scope": "write,read"}), "403 insufficient_scope"),
-        ("tab separated", json!({"scope": "write\tread"}), "403 insufficient_scope"),
         ("J21 array", json!({"scope": ["write", "read"]}), "200"),
         ("J21 array without it", json!({"scope": ["write"]}), "403 insufficient_scope"),
         ("J21 not the configured claim", json!({"scp": "read"}), "403 insufficient_scope"),
@@ -215,7 +214,12 @@ fn b12_b13_b17_scopes_match_exactly() {
             wrong.eq((name, "scope"), answer.challenge_param("scope").as_deref(), Some("read"));
         }
     }
-    for claims in [json!({"scope": 5}), json!({"scope": {"read": true}}), json!({"scope": [["read"]]})] {
+    for claims in [
+        json!({"scope": "write\tread"}),
+        json!({"scope": 5}),
+        json!({"scope": {"read": true}}),
+        json!({"scope": [["read"]]}),
+    ] {
         let answer = site.get("/read", Some(&site.mint.token(&claims)));
         wrong.ok(&claims, matches!(answer.status, 401 | 403), answer.status);
     }

@@ -80,7 +80,8 @@ allow = [{ public = true }]
     wrong.eq("chunked, fits", status(chunks("/public/x", 4)), 200);
     wrong.eq("chunked, too long", status(chunks("/public/x", 5)), 413);
     let announced = Req::post("/public/x").header("Content-Length", "99999999999999999999999").raw_body("a");
-    wrong.ok("an absurd length", matches!(status(announced), 400 | 413), "accepted");
+    let got = status(announced);
+    wrong.ok("an absurd length", matches!(got, 400 | 413), got);
     wrong.done();
     // What was announced as too long is refused before the upstream hears of it, also before a token is asked for.
     let site = Site::builder().limits("body_bytes = \"4KiB\"").more(OPEN).start();

@@ -65,6 +65,8 @@ fn alpn_chooses_the_protocol() {
     assert!(seen.all("Forwarded").join(";").contains("proto=https"));
     let mut silent = client.connect(address, "api.test").unwrap();
     assert_eq!(silent.conn.send(&Req::get("/public/2")).status, 200);
+    let metrics = scene.site.gateway.metrics();
+    assert!(metrics.types.keys().any(|name| name.contains("handshake")), "{}", metrics.text);
 }
 
 #[test]

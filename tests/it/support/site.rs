@@ -70,12 +70,16 @@ name = "all"
 path = "/**"
 upstream = "app"
 allow = [{ authenticated = true }]
+[routes.forward]
+host = "preserve"
 
 [[routes]]
 name = "public"
 path = "/public/**"
 upstream = "app"
 allow = [{ public = true }]
+[routes.forward]
+host = "preserve"
 "#;
 
 impl SiteBuilder {
