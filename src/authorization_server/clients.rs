@@ -85,6 +85,10 @@ impl Clients {
         Self { by_id, dummy: slow, verified }
     }
 
+    pub(super) fn get(&self, id: &str) -> Option<&Arc<Client>> {
+        self.by_id.get(id)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Client>> {
         self.by_id.values()
     }

@@ -41,11 +41,15 @@ impl AuthorizationServer {
     fn metadata(&self) -> Value {
         let settings = self.settings();
         let url = |name: &str| format!("{}{}/{name}", settings.issuer.origin(), settings.path);
-        let grants: Vec<_> = [(Grant::Password, "password"), (Grant::RefreshToken, "refresh_token")]
-            .into_iter()
-            .filter(|(grant, _)| self.clients().any_has(*grant))
-            .map(|(_, name)| name)
-            .collect();
+        let grants: Vec<_> = [
+            (Grant::AuthorizationCode, "authorization_code"),
+            (Grant::Password, "password"),
+            (Grant::RefreshToken, "refresh_token"),
+        ]
+        .into_iter()
+        .filter(|(grant, _)| self.clients().any_has(*grant))
+        .map(|(_, name)| name)
+        .collect();
         let methods: Vec<_> = [
             (AuthMethod::ClientSecretBasic, "client_secret_basic"),
             (AuthMethod::ClientSecretPost, "client_secret_post"),
@@ -64,6 +68,9 @@ impl AuthorizationServer {
             "token_endpoint": url("token"),
             "jwks_uri": url("jwks"),
             "response_types_supported": ["code"],
+            "response_modes_supported": ["query"],
+            "code_challenge_methods_supported": ["S256"],
+            "authorization_response_iss_parameter_supported": true,
         });
         // RFC 8414 section 3.2: what has no element is left out.
         for (name, values) in [

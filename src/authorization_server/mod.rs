@@ -1,13 +1,19 @@
 //! The embedded authorization server (RFC 6749).
 
+mod authorize;
 mod clients;
 mod error;
 mod form;
 mod grants;
 mod keys;
+mod login;
 mod metadata;
+mod pages;
 mod passwords;
+mod redirect_uri;
+mod sealed;
 mod server;
+mod sessions;
 mod token_endpoint;
 mod tokens;
 mod users;
@@ -19,6 +25,7 @@ pub use clients::{generate_secret, hash_secret};
 pub use keys::{KeyError, KeyInfo, PublicKeys, PublishedKeys};
 pub use passwords::{HashError, hash_password};
 pub use server::{AuthorizationServer, Caller, Endpoint};
+pub use sessions::COOKIES;
 pub use tokens::{OPAQUE_PREFIX, RESERVED_CLAIMS};
 
 use std::collections::BTreeMap;
@@ -40,6 +47,10 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Key(#[from] KeyError),
+    #[error("{file}: {cause}")]
+    Template { file: PathBuf, cause: String },
+    #[error("the key that seals forms cannot be used")]
+    Seal,
 }
 
 /// `[authorization_server]`.

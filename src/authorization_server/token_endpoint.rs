@@ -53,6 +53,7 @@ impl AuthorizationServer {
         let name =
             form.get("grant_type").ok_or_else(|| Error::new(ErrorCode::InvalidRequest, "grant_type is missing"))?;
         let grant = match name {
+            "authorization_code" => Grant::AuthorizationCode,
             "password" => Grant::Password,
             "refresh_token" => Grant::RefreshToken,
             _ => return Err(unsupported()),
@@ -66,7 +67,8 @@ impl AuthorizationServer {
         match grant {
             Grant::Password => self.password_grant(&request).await,
             Grant::RefreshToken => self.refresh_grant(&request).await,
-            Grant::AuthorizationCode | Grant::ClientCredentials => Err(unsupported()),
+            Grant::AuthorizationCode => self.authorization_code_grant(&request).await,
+            Grant::ClientCredentials => Err(unsupported()),
         }
     }
 

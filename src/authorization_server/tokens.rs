@@ -18,6 +18,7 @@ use crate::store::{Digest, NewAccessToken, NewRefreshToken};
 /// How opaque access tokens and refresh tokens begin, so that scanners for leaked secrets know them.
 pub const OPAQUE_PREFIX: &str = "tga_";
 const REFRESH_PREFIX: &str = "tgr_";
+const CODE_PREFIX: &str = "tgc_";
 
 /// Claims that the server alone sets: a user's own claims of these names are left out.
 pub const RESERVED_CLAIMS: [&str; 24] = [
@@ -178,4 +179,9 @@ fn is_absolute_uri(text: &str) -> bool {
         && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
         && !rest.is_empty()
         && !rest.contains('#')
+}
+
+/// A new authorization code: 256 random bits.
+pub(super) fn new_code() -> String {
+    format!("{CODE_PREFIX}{}", BASE64URL.encode(random::<32>()))
 }
