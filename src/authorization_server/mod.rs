@@ -1,16 +1,19 @@
 //! The embedded authorization server (RFC 6749).
 
+mod assertion;
 mod authorize;
 mod clients;
 mod error;
 mod form;
 mod grants;
+mod introspect;
 mod keys;
 mod login;
 mod metadata;
 mod pages;
 mod passwords;
 mod redirect_uri;
+mod revoke;
 mod sealed;
 mod server;
 mod sessions;
@@ -34,7 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::UnixSeconds;
-use crate::jose::Algorithm;
+use crate::jose::{Algorithm, KeySet};
 use crate::net::BaseUrl;
 use crate::scope::ScopeSet;
 use crate::secret::Secret;
@@ -112,6 +115,8 @@ pub struct Client {
     pub name: String,
     /// None: a public client. More than one: all of them work.
     pub secrets: Vec<ClientSecret>,
+    /// The public keys of `private_key_jwt`.
+    pub keys: KeySet,
     pub public: bool,
     /// May it use the password grant although it is public.
     pub public_password: bool,
@@ -154,6 +159,8 @@ pub struct PasswordHash(pub Arc<str>);
 pub enum AuthMethod {
     ClientSecretBasic,
     ClientSecretPost,
+    /// An assertion signed with one of the client's keys (RFC 7523).
+    PrivateKeyJwt,
     None,
 }
 

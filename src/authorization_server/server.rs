@@ -9,7 +9,8 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
 use serde_json::json;
 
-use super::clients::{Authenticated, Clients, VerifiedSecrets};
+use super::assertion::Addressees;
+use super::clients::{Authenticated, Checks, Clients, VerifiedSecrets};
 use super::error::{Error, ErrorCode, json_response};
 use super::form::Form;
 use super::grants::GrantRequest;
@@ -52,6 +53,8 @@ pub enum Endpoint {
     /// The stylesheet of the pages.
     Style,
     Token,
+    Revoke,
+    Introspect,
     Jwks,
     Metadata,
     /// A path below the server's own that is nothing.
@@ -139,6 +142,8 @@ impl AuthorizationServer {
                 "/logout" => return Some(Endpoint::Logout),
                 "/style.css" => return Some(Endpoint::Style),
                 "/token" => return Some(Endpoint::Token),
+                "/revoke" => return Some(Endpoint::Revoke),
+                "/introspect" => return Some(Endpoint::Introspect),
                 "/jwks" => return Some(Endpoint::Jwks),
                 _ if rest.starts_with('/') => return Some(Endpoint::Unknown),
                 _ => {}
@@ -175,6 +180,8 @@ impl AuthorizationServer {
             Endpoint::Logout => Box::pin(self.logout_endpoint(request, caller)).await,
             Endpoint::Style => self.pages.stylesheet(),
             Endpoint::Token => Box::pin(self.token_endpoint(request, caller)).await,
+            Endpoint::Revoke => Box::pin(self.revocation_endpoint(request, caller)).await,
+            Endpoint::Introspect => Box::pin(self.introspection_endpoint(request, caller)).await,
             Endpoint::Jwks => self.jwks_endpoint(request.method()),
             Endpoint::Metadata => self.metadata_endpoint(request.method()),
             Endpoint::Unknown => not_found(caller.request_id),
@@ -234,7 +241,16 @@ impl AuthorizationServer {
         form: &Form,
         caller: &Caller<'_>,
     ) -> Result<Authenticated, Error> {
-        self.clients.authenticate(headers, form, &self.shared.pool, &self.shared.guesses, caller.peer).await
+        let issuer = self.settings.issuer.as_str();
+        let token_endpoint = format!("{}{}", self.settings.issuer.origin(), self.path_of("token"));
+        let checks = Checks {
+            pool: &self.shared.pool,
+            guesses: &self.shared.guesses,
+            store: &self.shared.store,
+            addressees: Addressees { issuer, token_endpoint: &token_endpoint },
+            now: self.now(),
+        };
+        self.clients.authenticate(headers, form, &checks, caller.peer).await
     }
 
     /// The user whose password this is, when the guesser's own address counts.

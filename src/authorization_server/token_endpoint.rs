@@ -54,6 +54,7 @@ impl AuthorizationServer {
             form.get("grant_type").ok_or_else(|| Error::new(ErrorCode::InvalidRequest, "grant_type is missing"))?;
         let grant = match name {
             "authorization_code" => Grant::AuthorizationCode,
+            "client_credentials" => Grant::ClientCredentials,
             "password" => Grant::Password,
             "refresh_token" => Grant::RefreshToken,
             _ => return Err(unsupported()),
@@ -68,11 +69,11 @@ impl AuthorizationServer {
             Grant::Password => self.password_grant(&request).await,
             Grant::RefreshToken => self.refresh_grant(&request).await,
             Grant::AuthorizationCode => self.authorization_code_grant(&request).await,
-            Grant::ClientCredentials => Err(unsupported()),
+            Grant::ClientCredentials => self.client_credentials_grant(&request).await,
         }
     }
 
-    fn preflight(&self, origin: Option<&HeaderValue>) -> Response<Bytes> {
+    pub(super) fn preflight(&self, origin: Option<&HeaderValue>) -> Response<Bytes> {
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();

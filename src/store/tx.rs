@@ -30,6 +30,8 @@ pub(super) enum Table {
     /// User, NUL, client.
     Consents = 8,
     SigningKeys = 9,
+    /// Assertions that were used.
+    Assertions = 10,
     /// Keys of the server's own, by purpose.
     Secrets = 11,
 }
