@@ -96,7 +96,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Routes(arguments) => routes::run(&arguments),
-        Command::Explain(arguments) => explain::run(arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::ClientSecret(arguments) => client_secret::run(arguments),
         Command::HashPassword(arguments) => hash_password::run(arguments),
         Command::Keygen(arguments) => keygen::run(&arguments),

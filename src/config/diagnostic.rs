@@ -44,7 +44,7 @@ pub enum Code {
     UnknownKey,
     /// A value of the wrong kind or outside its bounds, a key that is missing, a name that nothing has.
     Invalid,
-    /// Part of the contract that this version does not have yet.
+    /// A documented key or value that this version does not have yet.
     NotBuilt,
     /// One of `[[tests]]` did not come out as expected.
     TestFailed,

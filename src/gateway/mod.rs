@@ -3,6 +3,7 @@
 
 pub mod assemble;
 mod exchange;
+pub mod explain;
 mod head;
 pub mod plan;
 mod reject;
@@ -27,12 +28,13 @@ pub use head::{Activity, Connection};
 pub use reject::{Reject, problem};
 pub use route::{Route, Routes, Target};
 
-use crate::authorization_server::{self, AuthorizationServer};
+use crate::authorization_server::{self, AuthorizationServer, Endpoint};
 use crate::clock::Clock;
 use crate::net::body::RequestBody;
 use crate::net::forwarded::Origin;
 use crate::net::{BaseUrl, TrustedProxies};
 use crate::policy::{self, Caller, Denied, Need, Permit};
+use crate::routing::path::CanonicalPath;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::{Decision, Metrics, RouteMetrics};
 use crate::token::{Bearer, BearerError, Refusal, Verifier};
@@ -133,6 +135,9 @@ impl Worker {
             Ok(Answer::Upstream { response, ends_at }) => {
                 exchange.status = response.status().as_u16();
                 let idle = gateway.limits.stream_idle;
+                // The version is of the hop to the upstream.
+                let mut response = response;
+                *response.version_mut() = http::Version::HTTP_11;
                 response.map(|body| ResponseBody::upstream(body, idle, ends_at, exchange))
             }
             Ok(Answer::Tunnel { response, tunnel }) => self.tunnel(response, tunnel, exchange),
@@ -212,7 +217,7 @@ impl Worker {
     async fn authorization_server(
         &self,
         server: &AuthorizationServer,
-        endpoint: authorization_server::Endpoint,
+        endpoint: Endpoint,
         exchange: &Exchange,
         origin: &Origin,
         parts: Parts,
@@ -257,7 +262,7 @@ struct Pending {
 
 enum GoesTo<'a> {
     Route(&'a Arc<Route>),
-    AuthorizationServer(&'a AuthorizationServer, authorization_server::Endpoint),
+    AuthorizationServer(&'a AuthorizationServer, Endpoint),
 }
 
 impl Gateway {
@@ -273,26 +278,14 @@ impl Gateway {
         Ok(())
     }
 
-    fn target(
-        &self,
-        listener: usize,
-        host: &str,
-        path: &crate::routing::path::CanonicalPath,
-    ) -> Result<GoesTo<'_>, Reject> {
-        let mut endpoint = None;
-        let is_reserved = || {
-            endpoint = self.authorization_server.as_ref().and_then(|server| server.endpoint(path.as_str()));
-            endpoint.is_some()
-        };
-        let found = self.routes.find(listener, host, path, is_reserved);
-        match (found, endpoint, &self.authorization_server) {
-            (Some(Target::Route(route)), ..) => Ok(GoesTo::Route(route)),
-            (Some(Target::AuthorizationServer), Some(endpoint), Some(server)) => {
+    fn target(&self, listener: usize, host: &str, path: &CanonicalPath) -> Result<GoesTo<'_>, Reject> {
+        match (self.routes.find(listener, host, path), &self.authorization_server) {
+            (Some(Target::Route(route)), _) => Ok(GoesTo::Route(route)),
+            (Some(Target::AuthorizationServer), Some(server)) => {
+                let endpoint = server.endpoint(path.as_str()).unwrap_or(Endpoint::Unknown);
                 Ok(GoesTo::AuthorizationServer(server, endpoint))
             }
-            // Where no route would open it, a path that can be read in two ways is told as such.
-            _ if path.spelled() != Default::default() => Err(Reject::Spelling),
-            _ => Err(Reject::NoRoute),
+            _ => Err(nowhere(path)),
         }
     }
 
@@ -338,6 +331,11 @@ impl Gateway {
     pub fn authorization_server(&self) -> Option<&Arc<AuthorizationServer>> {
         self.authorization_server.as_ref()
     }
+}
+
+/// Where no route could open it, a path that can be read in two ways is told as such.
+fn nowhere(path: &CanonicalPath) -> Reject {
+    if path.spelled() == Default::default() { Reject::NoRoute } else { Reject::Spelling }
 }
 
 fn refusal(denied: Denied<'_>, route: &Route) -> Reject {

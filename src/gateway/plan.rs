@@ -34,6 +34,30 @@ pub struct AuthorizationServerPlan {
     pub listeners: Vec<usize>,
 }
 
+/// The paths that are the authorization server's on the issuer's host.
+#[derive(Clone, Debug)]
+pub struct ReservedPaths {
+    /// Everything below it, without a slash at its end.
+    below: String,
+    /// The issuer's path, without a slash at its end.
+    issuer: String,
+}
+
+impl ReservedPaths {
+    pub fn of(settings: &authorization_server::Settings) -> Self {
+        Self { below: settings.path.clone(), issuer: settings.issuer.path().trim_end_matches('/').to_owned() }
+    }
+
+    /// Whether a canonical path is the server's own: an endpoint, or one of the well-known documents (RFC 8414 section 3.1,
+    /// and where OpenID Connect looks for them).
+    pub fn contains(&self, path: &str) -> bool {
+        let documents = ["/.well-known/oauth-authorization-server", "/.well-known/openid-configuration"];
+        path.strip_prefix(self.below.as_str()).is_some_and(|rest| rest.starts_with('/'))
+            || documents.iter().any(|document| path.strip_prefix(document) == Some(&self.issuer))
+            || path.strip_suffix(documents[1]) == Some(&self.issuer)
+    }
+}
+
 #[derive(Debug)]
 pub struct RoutePlan {
     pub name: Arc<str>,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::Method;
 
-use super::plan::{Plan, RoutePlan};
+use super::plan::{Plan, ReservedPaths, RoutePlan};
 use super::reject::Reject;
 use crate::net::{BaseUrl, is_loopback_host};
 use crate::routing::path::CanonicalPath;
@@ -32,6 +32,7 @@ pub struct Routes {
 #[derive(Debug)]
 struct Reserved {
     issuer: BaseUrl,
+    paths: ReservedPaths,
     /// By listener.
     listeners: Vec<bool>,
 }
@@ -67,26 +68,20 @@ impl Routes {
         }
         let reserved = plan.authorization_server.as_ref().map(|server| Reserved {
             issuer: server.settings.issuer.clone(),
+            paths: ReservedPaths::of(&server.settings),
             listeners: (0..plan.listeners.len()).map(|index| server.listeners.contains(&index)).collect(),
         });
         Ok(Self { table, routes, reserved })
     }
 
-    /// Where a request on `listener` to `host` (canonical; empty when there is none) goes. `is_reserved` says whether the
-    /// path is one of the authorization server's. Its paths win over every route on the issuer's host, and elsewhere over
-    /// routes that do not name the host.
-    pub fn find(
-        &self,
-        listener: usize,
-        host: &str,
-        path: &CanonicalPath,
-        is_reserved: impl FnOnce() -> bool,
-    ) -> Option<Target<'_>> {
+    /// Where a request on `listener` to `host` (canonical; empty when there is none) goes. The authorization server's paths
+    /// win over every route on the issuer's host, and elsewhere over routes that do not name the host.
+    pub fn find(&self, listener: usize, host: &str, path: &CanonicalPath) -> Option<Target<'_>> {
         let found = self.table.find(listener, host, path);
         if let Some(reserved) = &self.reserved
+            && reserved.paths.contains(path.as_str())
             && reserved.listeners.get(listener) == Some(&true)
             && (reserved.is_host(host) || found.is_none_or(|(_, class)| class == HostClass::Any))
-            && is_reserved()
         {
             return Some(Target::AuthorizationServer);
         }

@@ -205,8 +205,7 @@ fn http1(listener: &Listener) -> hyper::server::conn::http1::Builder {
         // Both waits are `Timed`'s.
         .header_read_timeout(None)
         .max_headers(listener.header_count)
-        .max_header_size(listener.header_bytes)
-        .pipeline_flush(true);
+        .max_header_size(listener.header_bytes);
     builder
 }
 

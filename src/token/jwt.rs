@@ -12,7 +12,7 @@ use crate::scope::ScopeSet;
 const IAT_TOLERANCE: u64 = 300;
 
 /// Algorithm and `typ` against the issuer's.
-pub(super) fn accept_header(settings: &IssuerSettings, jws: &UnverifiedJws<'_>) -> Result<(), Refusal> {
+pub fn accept_header(settings: &IssuerSettings, jws: &UnverifiedJws<'_>) -> Result<(), Refusal> {
     if !settings.algorithms.contains(&jws.algorithm) {
         return Err(Refusal::Algorithm);
     }

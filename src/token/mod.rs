@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 pub use bearer::{Bearer, BearerError};
 pub use jwks::{JwksState, KeyRing, SharedKeys};
-pub use jwt::accept_claims;
+pub use jwt::{accept_claims, accept_header};
 
 use crate::clock::{Clock, UnixSeconds};
 use crate::jose::{Algorithm, UnverifiedJws};

@@ -129,6 +129,16 @@ fn the_checker_answers_by_its_exit_status_and_in_json() {
 }
 
 #[test]
+fn rule_tests_are_run_by_the_checker() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        .args(["check", "-c", "tests/config/rule-tests-run.toml"])
+        .output()
+        .expect("the program runs");
+    assert_eq!(output.status.code(), Some(1));
+    compare("tests/expected/rule-tests.txt", &String::from_utf8(output.stdout).expect("UTF-8"));
+}
+
+#[test]
 fn the_access_matrix() {
     let routes = |format: &[&str]| {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"))

@@ -1,1 +1,16 @@
+//! Black-box tests: they run the binary and talk to it over its sockets, knowing only its documented behaviour.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "the test binary has no interface")]
+
+mod admin;
+mod bearer;
+mod bypass;
+mod cli;
 mod config;
+mod harness;
+mod limits;
+mod listeners;
+mod proxy;
+mod routing;
+mod support;
+mod token_endpoint;

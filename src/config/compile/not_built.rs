@@ -1,4 +1,4 @@
-//! Keys of the contract that this version knows and has not built. Each is an error that says so, never ignored.
+//! Documented keys that this version knows and has not built. Each is an error that says so, never ignored.
 //! Building one means removing its call and consuming the key instead.
 
 use super::super::diagnostic::{Code, Span};

@@ -20,7 +20,7 @@ const ALLOW_HELP: &str = "say who may call it: `allow = [{ methods = [\"GET\"], 
 /// Paths that the authorization server keeps for itself on the issuer's host.
 #[derive(Debug)]
 pub(super) struct Reserved {
-    paths: [String; 2],
+    paths: [String; 4],
     issuer: BaseUrl,
     listeners: Vec<usize>,
 }
@@ -34,9 +34,14 @@ struct Placed {
 impl Reserved {
     pub(super) fn of(plan: &AuthorizationServerPlan) -> Self {
         let issuer = &plan.settings.issuer;
-        let metadata = format!("/.well-known/oauth-authorization-server{}", issuer.path().trim_end_matches('/'));
+        let below = issuer.path().trim_end_matches('/');
         Self {
-            paths: [plan.settings.path.clone(), metadata],
+            paths: [
+                plan.settings.path.clone(),
+                format!("/.well-known/oauth-authorization-server{below}"),
+                format!("/.well-known/openid-configuration{below}"),
+                format!("{below}/.well-known/openid-configuration"),
+            ],
             issuer: issuer.clone(),
             listeners: plan.listeners.clone(),
         }

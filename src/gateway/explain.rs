@@ -1,0 +1,376 @@
+//! What would happen to a request, without a network: the functions that decide for traffic, asked one by one, and what each
+//! of them said.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use http::header::{HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request};
+use serde_json::{Map, Value, json};
+
+use super::plan::{HostHeader, Plan, UpstreamAuthorization};
+use super::reject::Reject;
+use super::route::{Route, Routes, Target};
+use super::{head, nowhere, refusal, transform};
+use crate::clock::UnixSeconds;
+use crate::jose::{KeySet, UnverifiedJws};
+use crate::policy::{self, Access, Check, Condition, Entry, Need};
+use crate::telemetry::metrics::Metrics;
+use crate::token::{Bearer, BearerError, IssuerSettings, KeySource, VerifiedToken, accept_claims};
+use crate::upstream::{self, Dialect};
+
+/// The rules of a plan, ready to be asked.
+#[derive(Debug)]
+pub struct Rules {
+    routes: Routes,
+    issuers: Vec<IssuerSettings>,
+    upstreams: Vec<upstream::Settings>,
+}
+
+/// The token of a request that is explained.
+#[derive(Clone, Debug)]
+pub enum AssumedToken {
+    None,
+    /// Verified, with these claims; what is left out (iss, aud, exp, sub, client_id, jti) is filled in.
+    Claims {
+        issuer: usize,
+        claims: Map<String, Value>,
+    },
+    /// As it would stand in the header. Its signature is checked where the keys are a file.
+    Text(String),
+}
+
+/// A request to explain. `target` is a path and query.
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub listener: usize,
+    pub method: Method,
+    pub host: String,
+    pub target: String,
+    pub headers: HeaderMap,
+    pub token: AssumedToken,
+    pub now: UnixSeconds,
+}
+
+/// What would happen, and why.
+#[derive(Debug)]
+pub struct Explanation {
+    /// 200 stands for forwarded; else the status that the caller would get.
+    pub status: u16,
+    pub route: Option<String>,
+    /// One fact a line.
+    pub lines: Vec<String>,
+}
+
+impl Rules {
+    /// Takes what it needs of the plan. Two routes that tie, as their names, are the error.
+    pub fn new(plan: &mut Plan) -> Result<Self, (Arc<str>, Arc<str>)> {
+        let issuers = plan.issuers.clone();
+        let upstreams = plan.upstreams.clone();
+        Ok(Self { routes: Routes::new(plan, &Metrics::new())?, issuers, upstreams })
+    }
+
+    /// The index of the issuer with this name.
+    pub fn issuer(&self, name: &str) -> Option<usize> {
+        self.issuers.iter().position(|issuer| *issuer.name == *name)
+    }
+
+    pub fn explain(&self, question: &Question) -> Explanation {
+        let mut told = Told { lines: Vec::new(), route: None };
+        let status = match self.follow(question, &mut told) {
+            Ok(()) => {
+                told.line("status: 200 (forwarded; the upstream's answer decides)");
+                200
+            }
+            Err(Stop::AuthorizationServer) => {
+                told.line("status: answered by the authorization server");
+                200
+            }
+            Err(Stop::Reject(reject)) => {
+                let status = reject.status();
+                told.line(format!("status: {status} ({reject})"));
+                for (name, value) in reject.response("…", &HeaderValue::from_static("…")).headers() {
+                    if *name == http::header::WWW_AUTHENTICATE || *name == http::header::ALLOW {
+                        told.line(format!("  {name}: {}", String::from_utf8_lossy(value.as_bytes())));
+                    }
+                }
+                status.as_u16()
+            }
+        };
+        Explanation { status, route: told.route, lines: told.lines }
+    }
+
+    /// The same way as a request's, with a word on each step.
+    fn follow(&self, question: &Question, told: &mut Told) -> Result<(), Stop> {
+        let parts = question.parts()?;
+        if parts.headers.get_all(http::header::AUTHORIZATION).iter().nth(1).is_some() {
+            return Err(Reject::RepeatedHeader.into());
+        }
+        let host = head::host(&parts)?;
+        let path = head::path(&parts)?;
+        told.line(format!("host: {}", if host.is_empty() { "(none)" } else { &host }));
+        told.line(format!("path: {}", path.as_str()));
+        let route = match self.routes.find(question.listener, &host, &path) {
+            Some(Target::Route(route)) => route,
+            Some(Target::AuthorizationServer) => {
+                told.line("route: the authorization server");
+                return Err(Stop::AuthorizationServer);
+            }
+            None => {
+                told.line("route: none");
+                return Err(nowhere(&path).into());
+            }
+        };
+        let plan = &route.plan;
+        told.route = Some(plan.name.to_string());
+        told.line(format!("route: {} ({})", plan.name, plan.path_text));
+        let upstream = &self.upstreams[plan.upstream];
+        told.line(format!("upstream: {}", upstream.name));
+        let dialect: Dialect = upstream.dialect;
+        route.accepts(&path, |path| dialect.refuses(path))?;
+
+        let access = &plan.access;
+        let need = access.need(&question.method);
+        let token = match need {
+            Need::Refuse | Need::Nothing => None,
+            Need::Token | Need::TokenIfAny => self.token(question, route, told)?,
+        };
+        if need == Need::Nothing {
+            told.line("token: not looked at, every entry for the method is public");
+        }
+        tell_entries(access, &question.method, token.as_ref(), told);
+        policy::decide(access, &question.method, token.as_ref()).map_err(|denied| refusal(denied, route))?;
+        self.tell_forwarded(question, route, &path, token.as_ref(), told)?;
+        Ok(())
+    }
+
+    fn token(&self, question: &Question, route: &Route, told: &mut Told) -> Result<Option<VerifiedToken>, Stop> {
+        use crate::token::Refusal;
+        let accepted = &route.plan.issuers;
+        let (issuer, claims) = match &question.token {
+            AssumedToken::None => {
+                told.line("token: none");
+                return Ok(None);
+            }
+            AssumedToken::Claims { issuer, claims } => {
+                (*issuer, self.issuers[*issuer].filled(claims.clone(), &route.plan.audience, question.now))
+            }
+            AssumedToken::Text(text) => {
+                let header = HeaderValue::from_str(&format!("Bearer {text}")).map_err(|_| Reject::BearerSyntax)?;
+                match Bearer::parse(&header) {
+                    Ok(_) => {}
+                    Err(BearerError::Syntax) => return Err(Reject::BearerSyntax.into()),
+                    Err(BearerError::Token(refusal)) => return Err(Reject::InvalidToken(refusal).into()),
+                }
+                let jws = UnverifiedJws::parse(text).map_err(|error| Reject::InvalidToken(error.into()))?;
+                let named = jws.claims.get("iss").and_then(Value::as_str);
+                let of = |index: &usize| Some(self.issuers[*index].issuer.as_str()) == named;
+                let issuer = accepted.iter().copied().find(of).ok_or(Reject::InvalidToken(Refusal::Issuer))?;
+                crate::token::accept_header(&self.issuers[issuer], &jws).map_err(Reject::InvalidToken)?;
+                tell_signature(&self.issuers[issuer], &jws, told)?;
+                (issuer, jws.claims)
+            }
+        };
+        let settings = &self.issuers[issuer];
+        let token = accept_claims(settings, issuer, claims, question.now).map_err(Reject::InvalidToken)?;
+        if !accepted.contains(&issuer) {
+            told.line(format!("token: of issuer {}, which the route does not accept", settings.name));
+            return Err(Reject::InvalidToken(Refusal::Issuer).into());
+        }
+        let audience = &route.plan.audience;
+        if !audience.is_empty() && !audience.iter().any(|own| token.audience().iter().any(|named| **named == **own)) {
+            return Err(Reject::InvalidToken(Refusal::Audience).into());
+        }
+        let mut line = format!("token: issuer {}", token.issuer());
+        let _ = write!(line, ", user {}", token.user().unwrap_or("(none)"));
+        let _ = write!(line, ", client {}", token.client_id().unwrap_or("(none)"));
+        let _ = write!(line, ", scope \"{}\"", token.scope());
+        if !token.roles().is_empty() {
+            let _ = write!(line, ", roles {}", token.roles().join(" "));
+        }
+        told.line(line);
+        Ok(Some(token))
+    }
+
+    fn tell_forwarded(
+        &self,
+        question: &Question,
+        route: &Route,
+        path: &crate::routing::path::CanonicalPath,
+        token: Option<&VerifiedToken>,
+        told: &mut Told,
+    ) -> Result<(), Stop> {
+        let forward = &route.plan.forward;
+        let sent = match &forward.strip_prefix {
+            None => path.clone(),
+            Some(prefix) => path.strip_prefix(prefix).ok_or(Reject::Spelling)?,
+        };
+        told.line(format!("sent upstream: {} {}", question.method, sent.target()));
+        let server = &self.upstreams[route.plan.upstream].servers[0];
+        let host = match &forward.host {
+            HostHeader::Upstream => server.authority(),
+            HostHeader::Preserve => question.host.clone(),
+            HostHeader::Literal(host) => String::from_utf8_lossy(host.as_bytes()).into_owned(),
+        };
+        told.line(format!("  host: {host}"));
+        let authorization = match forward.authorization {
+            UpstreamAuthorization::Strip => "removed",
+            UpstreamAuthorization::Pass => "as the caller sent it",
+            UpstreamAuthorization::Basic(_) => "Basic, with the configured credentials",
+        };
+        told.line(format!("  authorization: {authorization}"));
+        for (name, template) in &forward.headers {
+            let value = transform::fill(name, template, token, &HeaderValue::from_static("(request id)"))?;
+            let value = value.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()));
+            told.line(format!("  {name}: {}", value.as_deref().unwrap_or("(removed)")));
+        }
+        Ok(())
+    }
+}
+
+impl IssuerSettings {
+    /// `claims`, with what an access token of this issuer needs besides filled in; `narrower` is the route's audience.
+    fn filled(&self, claims: Map<String, Value>, narrower: &[String], now: UnixSeconds) -> Map<String, Value> {
+        let mut filled = claims;
+        let mut set = |name: &str, value: Value| {
+            filled.entry(name).or_insert(value);
+        };
+        set("iss", json!(self.issuer));
+        let audience: Vec<&String> = self.audience.iter().chain(narrower).collect();
+        set(&self.audience_claim.0, json!(audience));
+        set("exp", json!(now + 300));
+        set("iat", json!(now));
+        set("jti", json!("assumed"));
+        set(&self.client_id_claim.0, json!("assumed"));
+        for required in &self.required_claims {
+            set(&required.0, json!("assumed"));
+        }
+        // Written with the standard names, meant for the issuer's own.
+        for (standard, own) in [("sub", &self.user_claim), ("scope", &self.scope_claim), ("roles", &self.roles_claim)] {
+            if *own.0 != *standard
+                && own.find(&filled).is_none()
+                && let Some(value) = filled.get(standard).cloned()
+            {
+                filled.insert(own.0.to_string(), value);
+            }
+        }
+        filled
+    }
+}
+
+fn tell_signature(settings: &IssuerSettings, jws: &UnverifiedJws<'_>, told: &mut Told) -> Result<(), Stop> {
+    use crate::token::Refusal;
+    let KeySource::File(path) = &settings.keys else {
+        told.line("signature: not checked, the keys are not a file");
+        return Ok(());
+    };
+    let json = std::fs::read(path).map_err(|_| Reject::IssuerUnavailable)?;
+    let (keys, _) = KeySet::parse(&json, &settings.algorithms).map_err(|_| Reject::IssuerUnavailable)?;
+    let key = keys.find(jws.kid.as_deref(), jws.algorithm).ok_or(Reject::InvalidToken(Refusal::Key))?;
+    if !jws.verify(key) {
+        return Err(Reject::InvalidToken(Refusal::Signature).into());
+    }
+    told.line("signature: good");
+    Ok(())
+}
+
+/// Every entry, whether the method lets it be tried, and each of its conditions.
+fn tell_entries(access: &Access, method: &Method, token: Option<&VerifiedToken>, told: &mut Told) {
+    let mut admitted = false;
+    for (place, entry) in access.entries.iter().enumerate() {
+        let (verdict, conditions) = judge(entry, method, token);
+        let verdict = match verdict {
+            Verdict::Holds if admitted => "holds, but an earlier one admits",
+            Verdict::Holds => {
+                admitted = true;
+                "admits"
+            }
+            Verdict::Fails => "does not hold",
+            Verdict::Method => "is not for this method",
+        };
+        told.line(format!("entry {}: {verdict}", place + 1));
+        for condition in conditions {
+            told.line(format!("  {condition}"));
+        }
+    }
+}
+
+enum Verdict {
+    Holds,
+    Fails,
+    Method,
+}
+
+fn judge(entry: &Entry, method: &Method, token: Option<&VerifiedToken>) -> (Verdict, Vec<String>) {
+    if !entry.admits(method) {
+        let names: Vec<&str> = entry.methods.iter().map(Method::as_str).collect();
+        return (Verdict::Method, vec![format!("methods {}", names.join(", "))]);
+    }
+    let requirements = match (&entry.condition, token) {
+        (Condition::Public, _) => return (Verdict::Holds, vec!["public".to_owned()]),
+        (Condition::Token(_), None) => return (Verdict::Fails, vec!["needs a token".to_owned()]),
+        (Condition::Token(requirements), Some(token)) => (requirements, token),
+    };
+    let mut holds = true;
+    let mut conditions = Vec::new();
+    for check in requirements.0.checks() {
+        let fine = check.holds(requirements.1);
+        holds &= fine;
+        conditions.push(format!("{} {}", if fine { "yes:" } else { "no: " }, describe(&check)));
+    }
+    if conditions.is_empty() {
+        conditions.push("yes: any valid token".to_owned());
+    }
+    (if holds { Verdict::Holds } else { Verdict::Fails }, conditions)
+}
+
+/// A condition in words.
+pub fn describe(check: &Check<'_>) -> String {
+    match check {
+        Check::Scope(scope) => format!("scope {scope}"),
+        Check::AnyScope(scopes) => format!("one of the scopes {}", scopes.join(", ")),
+        Check::Roles(roles) => format!("one of the roles {}", roles.join(", ")),
+        Check::Users(users) => format!("one of the users {}", users.join(", ")),
+        Check::Clients(clients) => format!("one of the clients {}", clients.join(", ")),
+        Check::Issuers(issuers) => format!("one of the issuers {}", issuers.join(", ")),
+        Check::Claim(path, values) => format!("claim {} is one of {}", path.0, values.join(", ")),
+    }
+}
+
+impl Question {
+    fn parts(&self) -> Result<Parts, Reject> {
+        let mut request = Request::new(());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.target.parse().map_err(|_| Reject::Path(crate::routing::path::PathError::Escape))?;
+        let mut parts = request.into_parts().0;
+        parts.headers = self.headers.clone();
+        if !parts.headers.contains_key(http::header::HOST) {
+            let host = HeaderValue::from_str(&self.host).map_err(|_| Reject::Host)?;
+            parts.headers.insert(http::header::HOST, host);
+        }
+        Ok(parts)
+    }
+}
+
+struct Told {
+    lines: Vec<String>,
+    route: Option<String>,
+}
+
+impl Told {
+    fn line(&mut self, line: impl Into<String>) {
+        self.lines.push(line.into());
+    }
+}
+
+enum Stop {
+    Reject(Reject),
+    AuthorizationServer,
+}
+
+impl From<Reject> for Stop {
+    fn from(reject: Reject) -> Self {
+        Self::Reject(reject)
+    }
+}

@@ -1,0 +1,263 @@
+//! The real binary, running on free ports.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::http::{Req, Response, send};
+use super::metrics::Metrics;
+use super::wire::PATIENCE;
+
+pub fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.stdin(Stdio::null()).env_remove("RUST_LOG");
+    command
+}
+
+/// What a configuration needs beside itself.
+pub struct Builder {
+    pub dir: TempDir,
+    env: Vec<(String, String)>,
+}
+
+impl Builder {
+    pub fn new() -> Self {
+        Self { dir: TempDir::new().unwrap(), env: Vec::new() }
+    }
+
+    /// A file beside the configuration.
+    pub fn file(self, name: &str, content: impl AsRef<[u8]>) -> Self {
+        write(self.dir.path(), name, content);
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Runs the gateway and waits until it says that it is ready.
+    pub fn start(self, config: &str) -> Gateway {
+        let gateway = self.spawn(config);
+        gateway.wait_ready();
+        gateway
+    }
+
+    /// Runs the gateway and waits for its listeners only.
+    pub fn spawn(self, config: &str) -> Gateway {
+        write(self.dir.path(), "tollgate.toml", config);
+        let mut child = binary()
+            .args(["run", "-c", "tollgate.toml"])
+            .current_dir(self.dir.path())
+            .envs(self.env)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = Arc::new(Output::default());
+        output.follow(child.stdout.take().unwrap());
+        output.follow(child.stderr.take().unwrap());
+        let mut gateway = Gateway { child: Mutex::new(child), output, addresses: HashMap::new(), dir: self.dir };
+        for listener in listeners(config) {
+            let line = gateway.wait_log(&format!("listener {listener} is ready"), |log| {
+                field(log, "event") == Some("listener.ready") && field(log, "listener") == Some(&listener)
+            });
+            let address = field(&line, "address").unwrap().parse().unwrap();
+            gateway.addresses.insert(listener, address);
+        }
+        gateway
+    }
+}
+
+fn write(dir: &Path, name: &str, content: impl AsRef<[u8]>) {
+    let path = dir.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, content).unwrap();
+}
+
+fn listeners(config: &str) -> Vec<String> {
+    let table: toml::Table = config.parse().unwrap_or_else(|e| panic!("{e} in {config}"));
+    let named = table.get("listeners").and_then(toml::Value::as_table).map(|t| t.keys().cloned().collect::<Vec<_>>());
+    named.unwrap_or_default().into_iter().chain(["admin".to_owned()]).collect()
+}
+
+/// A field of a JSON log line, whether the event is flattened or stands under `fields`.
+pub fn field<'a>(line: &'a Value, name: &str) -> Option<&'a str> {
+    value(line, name)?.as_str()
+}
+
+pub fn value<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
+    line.get(name).or_else(|| line.get("fields")?.get(name))
+}
+
+/// Everything the process wrote, line by line.
+#[derive(Default)]
+struct Output {
+    lines: Mutex<(Vec<String>, usize)>,
+    changed: Condvar,
+}
+
+impl Output {
+    fn follow(self: &Arc<Self>, pipe: impl Read + Send + 'static) {
+        let output = self.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+                output.lines.lock().unwrap().0.push(String::from_utf8_lossy(&line).into_owned());
+                output.changed.notify_all();
+            }
+            output.lines.lock().unwrap().1 += 1;
+            output.changed.notify_all();
+        });
+    }
+}
+
+pub struct Gateway {
+    child: Mutex<Child>,
+    output: Arc<Output>,
+    addresses: HashMap<String, SocketAddr>,
+    pub dir: TempDir,
+}
+
+impl Gateway {
+    pub fn address(&self, listener: &str) -> SocketAddr {
+        *self.addresses.get(listener).unwrap_or_else(|| panic!("no listener {listener}"))
+    }
+
+    pub fn admin(&self) -> SocketAddr {
+        self.address("admin")
+    }
+
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        write(self.dir.path(), name, content);
+    }
+
+    fn wait_ready(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while send(self.admin(), &Req::get("/readyz").host("localhost")).status != 200 {
+            assert!(Instant::now() < deadline, "not ready:\n{}", self.output());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// A request to the admin listener.
+    pub fn ask_admin(&self, target: &str) -> Response {
+        send(self.admin(), &Req::get(target).host("localhost"))
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        let answer = self.ask_admin("/metrics");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        Metrics::parse(&answer.text())
+    }
+
+    /// The metrics, once they are as expected: counters may be written after the answer has gone out.
+    pub fn wait_metrics(&self, what: &str, ready: impl Fn(&Metrics) -> bool) -> Metrics {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let metrics = self.metrics();
+            if ready(&metrics) {
+                return metrics;
+            }
+            assert!(Instant::now() < deadline, "never so in the metrics: {what}\n{}", metrics.text);
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn output(&self) -> String {
+        self.output.lines.lock().unwrap().0.join("\n")
+    }
+
+    /// The first line of the log that is `wanted`, past or coming.
+    pub fn wait_log(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = 0;
+        let mut lines = self.output.lines.lock().unwrap();
+        loop {
+            let fresh = lines.0[seen..].iter().filter_map(|line| serde_json::from_str(line).ok());
+            if let Some(found) = fresh.into_iter().find(&wanted) {
+                return found;
+            }
+            seen = lines.0.len();
+            let left = deadline.saturating_duration_since(Instant::now());
+            let ended = lines.1 == 2;
+            if ended || left.is_zero() {
+                let text = lines.0.join("\n");
+                drop(lines);
+                panic!("no line that says: {what} (process ended: {ended})\n{text}");
+            }
+            lines = self.output.changed.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+
+    /// The one event of a request.
+    pub fn access_log(&self, request_id: &str) -> Value {
+        self.wait_log(&format!("the access event of {request_id}"), |line| {
+            field(line, "request_id") == Some(request_id) && value(line, "status").is_some()
+        })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.lock().unwrap().id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid().cast_signed()).unwrap();
+        let _gone = kill_process(pid, signal);
+    }
+
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// How the process ended; `None` while it runs.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.child.lock().unwrap().try_wait().unwrap()
+    }
+
+    pub fn wait_exit(&self) -> ExitStatus {
+        self.wait_exit_for(PATIENCE).unwrap_or_else(|| panic!("still running:\n{}", self.output()))
+    }
+
+    fn wait_exit_for(&self, patience: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            if let Some(status) = self.ended() {
+                return Some(status);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        None
+    }
+
+    /// A line such as `VmHWM` of the process's status, in KiB.
+    pub fn memory(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.terminate();
+        if self.wait_exit_for(Duration::from_secs(4)).is_none() {
+            let mut child = self.child.lock().unwrap();
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if thread::panicking() {
+            let lines = self.output.lines.lock().unwrap();
+            let from = lines.0.len().saturating_sub(40);
+            eprintln!("--- the gateway's last lines\n{}", lines.0[from..].join("\n"));
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Everything a test needs to run the gateway as a black box: the process itself, an upstream that records, a mint for
+//! tokens, and clients that send whatever bytes they are told.
+
+pub mod command;
+pub mod gateway;
+pub mod h2;
+pub mod http;
+pub mod metrics;
+pub mod mint;
+pub mod server;
+pub mod site;
+pub mod tls;
+pub mod upstream;
+pub mod wire;
+
+use std::fmt::Debug;
+
+pub use gateway::{field, value};
+pub use http::{Conn, Req, Response, send};
+pub use mint::Mint;
+pub use site::Site;
+pub use upstream::{Gate, RecordingUpstream};
+
+/// Collects what is wrong in a table of cases, so that one run shows every bad row.
+#[derive(Default)]
+pub struct Wrong(Vec<String>);
+
+impl Wrong {
+    #[expect(clippy::needless_pass_by_value, reason = "most callers have just computed them")]
+    pub fn eq<T: PartialEq<U> + Debug, U: Debug>(&mut self, case: impl Debug, got: T, expected: U) -> bool {
+        let same = got == expected;
+        if !same {
+            self.0.push(format!("{case:?}: got {got:?}, expected {expected:?}"));
+        }
+        same
+    }
+
+    pub fn ok(&mut self, case: impl Debug, holds: bool, otherwise: impl Debug) -> bool {
+        if !holds {
+            self.0.push(format!("{case:?}: {otherwise:?}"));
+        }
+        holds
+    }
+
+    /// Fails the test with every bad row.
+    pub fn done(self) {
+        assert!(self.0.is_empty(), "{} wrong:\n  {}", self.0.len(), self.0.join("\n  "));
+    }
+}

@@ -1,0 +1,209 @@
+//! The scene of the embedded authorization server: clients and users of every kind in front of one upstream.
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use form_urlencoded::Serializer;
+
+use super::http::{Req, Response};
+use super::site::{Site, SiteBuilder};
+
+pub const SECRET: &str = "s3cretS3cretS3cretS3cret";
+pub const PASSWORD: &str = "correct horse";
+/// The example of RFC 6749 appendix B, and what else a password may contain.
+pub const ODD_PASSWORD: &str = "  %&+£€=;\"\\ ";
+/// A secret with everything that form encoding changes.
+pub const ODD_SECRET: &str = "z/tZ9VwFZqApmIQ+ZH1I5pLk/uB4ud:X2/8bL+wfFTt1rFw=";
+
+/// The host of the issuer in `public_url`.
+pub const HOST: &str = "127.0.0.1";
+
+/// An argon2id hash that costs next to nothing.
+pub fn cheap_hash(password: &str) -> String {
+    let (memory, salt) = (64, b"0123456789abcdef");
+    let params = Params::new(memory, 1, 1, Some(32)).unwrap();
+    let mut out = [0; 32];
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+        .hash_password_into(password.as_bytes(), salt, &mut out)
+        .unwrap();
+    format!("$argon2id$v=19$m={memory},t=1,p=1${}${}", STANDARD_NO_PAD.encode(salt), STANDARD_NO_PAD.encode(out))
+}
+
+pub fn users() -> String {
+    let user = |name: &str, password: &str, rest: &str| {
+        let hash = cheap_hash(password);
+        format!("[[user]]\nname = {name:?}\npassword = {{ hash = \"{hash}\" }}\n{rest}\n")
+    };
+    [
+        user("alice", PASSWORD, "roles = [\"clerk\"]\nclaims = { tenant = \"acme\", n = 7 }"),
+        user("bob", PASSWORD, "roles = [\"clerk\"]\ndisabled = true"),
+        user("carol", PASSWORD, "roles = [\"reader\"]\nscopes = [\"extra\"]"),
+        user("dave", PASSWORD, "scopes = [\"*\"]"),
+        user("nobody", PASSWORD, ""),
+        user("Zoë Ω", ODD_PASSWORD, "roles = [\"clerk\"]"),
+    ]
+    .concat()
+}
+
+pub const CLIENTS: &str = r#"
+[authorization_server]
+signing_algorithm = "ES256"
+
+[authorization_server.roles.clerk]
+scopes = ["orders:read", "orders:write"]
+[authorization_server.roles.reader]
+scopes = ["orders:read"]
+
+[authorization_server.users.file]
+path = "users.toml"
+
+[authorization_server.clients.billing]
+name = "Billing UI"
+secret = { env = "CLIENT_SECRET" }
+grants = ["password", "refresh_token"]
+redirect_uris = ["https://billing.test/callback"]
+scopes = ["orders:read", "orders:write", "extra", "offline_access"]
+default_scopes = ["orders:read"]
+
+[authorization_server.clients.odd]
+secret = { value = "z/tZ9VwFZqApmIQ+ZH1I5pLk/uB4ud:X2/8bL+wfFTt1rFw=" }
+grants = ["password"]
+scopes = ["orders:read"]
+default_scopes = ["orders:read"]
+
+[authorization_server.clients.rotating]
+secrets = [{ value = "the-old-secret-of-24-chars" }, { value = "the-new-secret-of-24-chars" }]
+grants = ["password"]
+scopes = ["orders:read"]
+default_scopes = ["orders:read"]
+
+[authorization_server.clients.no-default]
+secret = { env = "CLIENT_SECRET" }
+grants = ["password"]
+scopes = ["orders:read"]
+
+[authorization_server.clients.no-refresh]
+secret = { env = "CLIENT_SECRET" }
+grants = ["password"]
+scopes = ["orders:read", "offline_access"]
+default_scopes = ["orders:read"]
+
+[authorization_server.clients.always]
+secret = { env = "CLIENT_SECRET" }
+grants = ["password", "refresh_token"]
+refresh = "always"
+scopes = ["orders:read", "orders:write"]
+default_scopes = ["orders:read"]
+
+[authorization_server.clients.never]
+secret = { env = "CLIENT_SECRET" }
+grants = ["password", "refresh_token"]
+refresh = "never"
+scopes = ["orders:read", "offline_access"]
+default_scopes = ["orders:read"]
+
+[authorization_server.clients.short]
+secret = { env = "CLIENT_SECRET" }
+grants = ["password"]
+scopes = ["orders:read"]
+default_scopes = ["orders:read"]
+access_token_lifetime = "5m"
+
+[authorization_server.clients.code-only]
+secret = { env = "CLIENT_SECRET" }
+redirect_uris = ["https://code.test/callback"]
+scopes = ["orders:read"]
+default_scopes = ["orders:read"]
+
+[authorization_server.clients.post-only]
+secret = { env = "CLIENT_SECRET" }
+auth_methods = ["client_secret_post"]
+grants = ["password"]
+scopes = ["orders:read"]
+default_scopes = ["orders:read"]
+
+[authorization_server.clients.basic-only]
+secret = { env = "CLIENT_SECRET" }
+auth_methods = ["client_secret_basic"]
+grants = ["password"]
+scopes = ["orders:read"]
+default_scopes = ["orders:read"]
+
+[authorization_server.clients.migrated]
+secret = { env = "CLIENT_SECRET" }
+grants = ["password"]
+password_until = 2020-12-31
+scopes = ["orders:read"]
+default_scopes = ["orders:read"]
+
+[authorization_server.clients.native]
+public = true
+redirect_uris = ["http://127.0.0.1/cb"]
+scopes = ["orders:read"]
+default_scopes = ["orders:read"]
+
+[authorization_server.clients.device]
+public = true
+public_password = true
+grants = ["password", "refresh_token"]
+scopes = ["orders:read", "offline_access"]
+default_scopes = ["orders:read"]
+
+[[routes]]
+name = "orders"
+path = "/orders/**"
+upstream = "app"
+allow = [
+  { methods = ["GET"], scopes = ["orders:read"] },
+  { methods = ["POST"], issuers = ["self"], roles = ["clerk"], scopes = ["orders:write"] },
+]
+[routes.forward]
+headers = { "X-User" = "{sub}", "X-Tenant" = "{claims.tenant}" }
+"#;
+
+pub fn builder() -> SiteBuilder {
+    Site::builder().more(CLIENTS).file("users.toml", users()).env("CLIENT_SECRET", SECRET)
+}
+
+pub fn start() -> Site {
+    builder().start()
+}
+
+pub fn encode(parameters: &[(&str, &str)]) -> String {
+    Serializer::new(String::new()).extend_pairs(parameters).finish()
+}
+
+pub fn basic(id: &str, secret: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{id}:{secret}")))
+}
+
+/// A request to the token endpoint with nothing but a form.
+pub fn token_request(form: &str) -> Req {
+    Req::post("/oauth2/token").host(HOST).form(form)
+}
+
+/// The password grant of a confidential client with Basic.
+pub fn password_form(username: &str, password: &str, more: &[(&str, &str)]) -> String {
+    encode(&[&[("grant_type", "password"), ("username", username), ("password", password)], more].concat())
+}
+
+/// The client authenticates with Basic and the usual secret.
+pub fn ask(site: &Site, client: &str, form: &str) -> Response {
+    site.send(&token_request(form).header("Authorization", &basic(client, SECRET)))
+}
+
+/// Alice's token by the password grant of `client`.
+pub fn log_in(site: &Site, client: &str, more: &[(&str, &str)]) -> Response {
+    ask(site, client, &password_form("alice", PASSWORD, more))
+}
+
+/// "200", or "400 invalid_grant": the status and the error of the body.
+pub fn outcome(answer: &Response) -> String {
+    match answer.status {
+        200 => "200".to_owned(),
+        status => match serde_json::from_slice::<serde_json::Value>(&answer.body) {
+            Ok(body) => format!("{status} {}", body["error"].as_str().unwrap_or("without an error")),
+            Err(_) => format!("{status} without JSON"),
+        },
+    }
+}
