@@ -1261,7 +1261,20 @@ async fn rv_and_in_for_both_formats() {
                 users[0].disabled = true;
             })
             .await;
-        assert!(!active(&bench, &access).await, "P11");
+        assert!(!active(&bench, &access).await, "P11: disabled");
+        let other = bench.token("grant_type=password&username=root&password=everything").await.text("access_token");
+        bench.clock.advance(1);
+        bench
+            .reload(|settings| {
+                settings.access_token_format = format;
+                let UserSource::File(users) = &mut settings.users[0];
+                users[3].password = UserPassword::Hash(cheap_hash("changed"));
+            })
+            .await;
+        assert!(!active(&bench, &other).await, "P11: another password");
+        assert!(active(&bench, &access).await, "P11: somebody else's");
+        let facts_of_new = bench.token("grant_type=password&username=root&password=changed").await.text("access_token");
+        assert!(active(&bench, &facts_of_new).await, "P11: issued since");
         bench.reload(|settings| settings.access_token_format = format).await;
 
         assert_eq!(bench.send("/oauth2/revoke", Request::builder(), "").await.status.as_u16(), 405, "RV1");
