@@ -140,7 +140,7 @@ impl Rules {
             told.line("token: not looked at, every entry for the method is public");
         }
         tell_entries(access, &question.method, token.as_ref(), told);
-        policy::decide(access, &question.method, token.as_ref()).map_err(|denied| refusal(denied, route))?;
+        policy::decide(access, &question.method, token.as_ref()).map_err(|denied| refusal(&denied, route))?;
         self.tell_forwarded(question, route, &path, token.as_ref(), told)?;
         Ok(())
     }

@@ -130,7 +130,7 @@ impl Worker {
         let mut response = match outcome {
             Ok(Answer::Local(response)) => {
                 exchange.status = response.status().as_u16();
-                response.map(|body| ResponseBody::local(body, exchange))
+                local(response, exchange)
             }
             Ok(Answer::Upstream { response, ends_at }) => {
                 exchange.status = response.status().as_u16();
@@ -143,7 +143,7 @@ impl Worker {
             Ok(Answer::Tunnel { response, tunnel }) => self.tunnel(response, tunnel, exchange),
             Err(reject) => {
                 exchange.refused(&reject);
-                reject.response(&gateway.realm, &request_id).map(|body| ResponseBody::local(body, exchange))
+                local(reject.response(&gateway.realm, &request_id), exchange)
             }
         };
         response.headers_mut().insert(X_REQUEST_ID, request_id);
@@ -172,6 +172,9 @@ impl Worker {
         };
         drop(host);
         exchange.route = Some(Arc::clone(&route));
+        if parts.headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
+            return Err(Reject::RepeatedHeader);
+        }
         route.accepts(&path, |path| self.pools.upstream(route.plan.upstream).dialect().refuses(path))?;
 
         let upgrade = UpgradeWanted::of(&parts);
@@ -182,7 +185,7 @@ impl Worker {
             exchange.token = Some(Arc::clone(token));
         }
         let permit =
-            policy::authorize(&route.plan.access, &method, caller).map_err(|denied| refusal(denied, &route))?;
+            policy::authorize(&route.plan.access, &method, caller).map_err(|denied| refusal(&denied, &route))?;
         exchange.decision = if permit.token().is_some() { Decision::Admitted } else { Decision::Public };
 
         let mut parts = parts;
@@ -272,9 +275,6 @@ impl Gateway {
             self.metrics.limits_reached.with_label_values(&["header_count"]).inc();
             return Err(Reject::HeaderCount);
         }
-        if parts.headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
-            return Err(Reject::RepeatedHeader);
-        }
         Ok(())
     }
 
@@ -333,12 +333,22 @@ impl Gateway {
     }
 }
 
+/// An answer made here. That to a HEAD says how long the body would be, and has none.
+fn local(mut response: Response<Bytes>, exchange: Box<Exchange>) -> Response<ResponseBody> {
+    if exchange.method == Method::HEAD {
+        let length = HeaderValue::from(response.body().len());
+        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length);
+        *response.body_mut() = Bytes::new();
+    }
+    response.map(|body| ResponseBody::local(body, exchange))
+}
+
 /// Where no route could open it, a path that can be read in two ways is told as such.
 fn nowhere(path: &CanonicalPath) -> Reject {
     if path.spelled() == Default::default() { Reject::NoRoute } else { Reject::Spelling }
 }
 
-fn refusal(denied: Denied<'_>, route: &Route) -> Reject {
+fn refusal(denied: &Denied<'_>, route: &Route) -> Reject {
     let scope = |entry: &policy::Entry| entry.scopes().collect::<Vec<_>>().join(" ");
     match denied {
         Denied::Method => Reject::Method { allow: route.allow.clone() },

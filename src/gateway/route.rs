@@ -7,8 +7,8 @@ use http::Method;
 use super::plan::{Plan, ReservedPaths, RoutePlan};
 use super::reject::Reject;
 use crate::net::{BaseUrl, is_loopback_host};
+use crate::routing::Table;
 use crate::routing::path::CanonicalPath;
-use crate::routing::{HostClass, Table};
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 
 /// A route with what a request needs of it at hand.
@@ -75,17 +75,17 @@ impl Routes {
     }
 
     /// Where a request on `listener` to `host` (canonical; empty when there is none) goes. The authorization server's paths
-    /// win over every route on the issuer's host, and elsewhere over routes that do not name the host.
+    /// win over every route on the issuer's host; on another host they are its own where no route has them.
     pub fn find(&self, listener: usize, host: &str, path: &CanonicalPath) -> Option<Target<'_>> {
         let found = self.table.find(listener, host, path);
         if let Some(reserved) = &self.reserved
             && reserved.paths.contains(path.as_str())
             && reserved.listeners.get(listener) == Some(&true)
-            && (reserved.is_host(host) || found.is_none_or(|(_, class)| class == HostClass::Any))
+            && (reserved.is_host(host) || found.is_none())
         {
             return Some(Target::AuthorizationServer);
         }
-        found.map(|(index, _)| Target::Route(&self.routes[*index]))
+        found.map(|index| Target::Route(&self.routes[*index]))
     }
 
     pub fn all(&self) -> &[Arc<Route>] {

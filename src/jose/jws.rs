@@ -57,6 +57,10 @@ impl<'a> UnverifiedJws<'a> {
         if header.contains_key("crit") || header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true)) {
             return Err(Malformed::Critical);
         }
+        // Nothing is ever inflated.
+        if header.contains_key("zip") {
+            return Err(Malformed::Header);
+        }
         let algorithm =
             header.get("alg").and_then(Value::as_str).and_then(Algorithm::parse).ok_or(Malformed::Algorithm)?;
         let mut text = |name: &str| match header.remove(name) {

@@ -69,7 +69,9 @@ fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
         None if end == text.len() => None,
         // RFC 3986 section 3.2.3 allows an empty port.
         Some("") => None,
-        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => Some(digits.parse().ok()?),
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            Some(digits.parse().ok().filter(|port| *port > 0)?)
+        }
         _ => return None,
     };
     Some((&text[..end], port))
@@ -189,14 +191,6 @@ fn canonical_segment(part: &str) -> Result<Box<str>, PatternError> {
     Ok(CanonicalPath::parse(&target)?.as_str()[1..].into())
 }
 
-/// How closely a host was matched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum HostClass {
-    Any,
-    Wildcard,
-    Exact,
-}
-
 /// Patterns and what they stand for.
 #[derive(Debug)]
 pub struct Table<T> {
@@ -285,17 +279,17 @@ impl<T: Clone> Table<T> {
 
 impl<T> Table<T> {
     /// What stands for a request on `listener` to `host` (as `canonical_host` gives it).
-    pub fn find(&self, listener: usize, host: &str, path: &CanonicalPath) -> Option<(&T, HostClass)> {
+    pub fn find(&self, listener: usize, host: &str, path: &CanonicalPath) -> Option<&T> {
         let hosts = self.listeners.get(listener)?;
         let path = path.as_str().strip_prefix('/')?;
         let wildcard = || {
             host.split_once('.').filter(|(label, _)| !label.is_empty()).and_then(|(_, name)| hosts.wildcard.get(name))
         };
-        let (value, class) = None
-            .or_else(|| Some((self.descend(*hosts.exact.get(host)?, Some(path))?, HostClass::Exact)))
-            .or_else(|| Some((self.descend(*wildcard()?, Some(path))?, HostClass::Wildcard)))
-            .or_else(|| Some((self.descend(hosts.any?, Some(path))?, HostClass::Any)))?;
-        Some((&self.values[value], class))
+        let value = None
+            .or_else(|| self.descend(*hosts.exact.get(host)?, Some(path)))
+            .or_else(|| self.descend(*wildcard()?, Some(path)))
+            .or_else(|| self.descend(hosts.any?, Some(path)))?;
+        Some(&self.values[value])
     }
 
     /// `left` is what follows the last slash taken; `None` at the end of the path. No node is entered twice, so the work
@@ -369,7 +363,7 @@ mod tests {
 
     fn find(table: &Table<usize>, host: &str, path: &str) -> Option<usize> {
         let path = CanonicalPath::parse(&path.parse().expect("target")).expect("canonical");
-        table.find(0, host, &path).map(|(n, _)| *n)
+        table.find(0, host, &path).copied()
     }
 
     #[test]
@@ -462,6 +456,7 @@ mod tests {
             ("user@host", None),
             ("host:port", None),
             ("host:99999", None),
+            ("host:0", None),
             ("a/b", None),
             ("[::1", None),
             ("::1", None),

@@ -185,7 +185,13 @@ fn canonicalise(path: &str) -> Result<(String, Allowances), PathError> {
                 at += 3;
                 match value {
                     0..=0x1F | 0x7F => return Err(PathError::Control),
-                    b'/' => spelled.add(Allowances::ENCODED_SLASH),
+                    b'/' => {
+                        spelled.add(Allowances::ENCODED_SLASH);
+                        // Two separators in a row, once it is decoded.
+                        if decoded.last() == Some(&b'/') {
+                            spelled.add(Allowances::EMPTY_SEGMENT);
+                        }
+                    }
                     b'\\' => spelled.add(Allowances::ENCODED_BACKSLASH),
                     b'%' => spelled.add(Allowances::ENCODED_PERCENT),
                     b';' => spelled.add(Allowances::ENCODED_SEMICOLON),
@@ -315,6 +321,10 @@ mod tests {
         ] {
             let parsed = parse(target).expect(target);
             assert_eq!(Some(parsed.spelled()), Allowances::parse(spelling), "{target}");
+        }
+        for target in ["/a%2f%2Fb", "/a/%2fb", "/a%2F/b"] {
+            let spelled = parse(target).expect(target).spelled();
+            assert_eq!(spelled, Allowances::ENCODED_SLASH.union(Allowances::EMPTY_SEGMENT), "{target}");
         }
         assert_eq!(Allowances::parse("%2e"), None);
         assert_eq!(Allowances::parse(".."), None);

@@ -35,10 +35,17 @@ impl Expired {
     }
 }
 
+/// RFC 9113 section 3.4.
+const PREFACE_BYTES: usize = 24;
+/// In place of a limit while a request runs.
+const RUNNING: &str = "running";
+
 pub(super) struct Timed<I> {
     io: I,
     connection: Arc<Connection>,
     waits: Waits,
+    /// Bytes of the connection preface that did not come yet; 0 in HTTP/1.1.
+    preface_left: usize,
     http2: bool,
     /// When the first byte came that belongs to no request yet, and how many requests there had been.
     head: Option<(Instant, u64)>,
@@ -50,26 +57,30 @@ pub(super) struct Timed<I> {
 impl<I> Timed<I> {
     pub(super) fn new(io: I, connection: Arc<Connection>, waits: Waits, http2: bool) -> Self {
         let expired = Expired::default();
-        Self { io, connection, waits, http2, head: None, read_timer: None, write_timer: None, expired }
+        let preface_left = if http2 { PREFACE_BYTES } else { 0 };
+        Self { io, connection, waits, preface_left, http2, head: None, read_timer: None, write_timer: None, expired }
     }
 
     pub(super) fn expired(&self) -> Expired {
         self.expired.clone()
     }
 
-    /// The moment at which waiting for the peer ends, and the limit that it is. None while a request runs.
-    fn read_deadline(&mut self) -> Option<(Instant, &'static str)> {
+    /// The moment at which waiting for the peer ends, and the limit that it is.
+    fn read_deadline(&mut self) -> (Instant, &'static str) {
         let activity = &self.connection.activity;
         if activity.is_running() {
-            return None;
+            // Nothing is waited for; a look when the connection may have been idle for long enough.
+            return (Instant::now() + self.waits.idle, RUNNING);
         }
         let begun = activity.begun();
         self.head = self.head.filter(|(_, mark)| *mark == begun);
-        Some(match self.head {
+        match self.head {
             Some((since, _)) if !self.http2 => (since + self.waits.header, "header_timeout"),
-            None if begun == 0 => (activity.last_end() + self.waits.header, "header_timeout"),
+            _ if self.preface_left > 0 || (begun == 0 && self.head.is_none()) => {
+                (activity.last_end() + self.waits.header, "header_timeout")
+            }
             _ => (activity.last_end() + self.waits.idle, "idle_timeout"),
-        })
+        }
     }
 
     fn poll_read_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
@@ -77,7 +88,7 @@ impl<I> Timed<I> {
             return Poll::Pending;
         }
         loop {
-            let Some((deadline, limit)) = self.read_deadline() else { return Poll::Pending };
+            let (deadline, limit) = self.read_deadline();
             let timer = self.read_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
             // A timer that was set for later is moved; one that fires too early is set anew below.
             if timer.deadline() > deadline {
@@ -86,7 +97,7 @@ impl<I> Timed<I> {
             if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            if Instant::now() < deadline {
+            if limit == RUNNING || Instant::now() < deadline {
                 timer.as_mut().reset(deadline);
                 continue;
             }
@@ -121,6 +132,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Timed<I> {
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         match polled {
             Poll::Ready(result) => {
+                self.preface_left = self.preface_left.saturating_sub(buf.filled().len() - before);
                 let activity = &self.connection.activity;
                 if buf.filled().len() > before && self.head.is_none() && !activity.is_running() {
                     self.head = Some((Instant::now(), activity.begun()));

@@ -33,6 +33,10 @@ impl<'a> Bearer<'a> {
         if !scheme.eq_ignore_ascii_case(b"bearer") {
             return Ok(None);
         }
+        if rest.first().is_some_and(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)) {
+            // The scheme's name goes on: another scheme.
+            return Ok(None);
+        }
         let token = rest.trim_ascii_end();
         let spaces = token.iter().take_while(|byte| **byte == b' ').count();
         let token = &token[spaces..];
@@ -81,7 +85,9 @@ mod tests {
             ("Bearer", Err(BearerError::Syntax)),
             ("Bearer  ", Err(BearerError::Syntax)),
             ("Bearer\tabc", Err(BearerError::Syntax)),
-            ("Bearerabc", Err(BearerError::Syntax)),
+            ("Bearer=abc", Err(BearerError::Syntax)),
+            ("Bearerabc", Ok(None)),
+            ("Bearers abc", Ok(None)),
             ("Bearer a b", Err(BearerError::Syntax)),
             ("Bearer a,b", Err(BearerError::Syntax)),
             ("Bearer a, Bearer b", Err(BearerError::Syntax)),

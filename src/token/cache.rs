@@ -26,9 +26,12 @@ pub(super) struct Entry {
 impl Cache {
     pub(super) fn new() -> Self {
         // Claims take a few times the room of their text.
-        let weigh = |key: &Box<str>, _: &Entry| u32::try_from(key.len() * 4 + OVERHEAD_BYTES).unwrap_or(u32::MAX);
         Self(
-            moka::sync::Cache::builder().max_capacity(CAPACITY_BYTES).weigher(weigh).time_to_live(TIME_TO_LIVE).build(),
+            moka::sync::Cache::<Box<str>, Entry>::builder()
+                .max_capacity(CAPACITY_BYTES)
+                .weigher(|key, _| u32::try_from(key.len() * 4 + OVERHEAD_BYTES).unwrap_or(u32::MAX))
+                .time_to_live(TIME_TO_LIVE)
+                .build(),
         )
     }
 
