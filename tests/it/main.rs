@@ -8,6 +8,7 @@ mod bypass;
 mod cli;
 mod config;
 mod harness;
+mod jwks;
 mod keys;
 mod limits;
 mod listeners;
