@@ -122,7 +122,10 @@ impl Users {
             UserScopes::All => true,
             UserScopes::Listed(scopes) => scopes.contains(scope),
         };
-        scope == OFFLINE_ACCESS
+        // Who can be given nothing has nothing to be offline with.
+        let listed = matches!(&account.scopes, UserScopes::Listed(scopes) if scopes.is_empty());
+        let given_something = !listed || !account.roles.is_empty();
+        (scope == OFFLINE_ACCESS && given_something)
             || own
             || account.roles.iter().any(|role| self.roles.get(role).is_some_and(|scopes| scopes.contains(scope)))
     }
