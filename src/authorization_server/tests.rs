@@ -1117,6 +1117,23 @@ async fn l8_two_tabs_return_each_to_its_own_client() {
 }
 
 #[tokio::test]
+async fn a22_a_consent_counts_in_the_session_it_was_asked_in() {
+    let mut bench = Bench::new().await;
+    let mut browser = Browser::new(&bench);
+    let consent = browser.log_in(APP).await.header("location").to_owned();
+    let page = browser.get(&consent).await;
+    let login = browser.get(&format!("/oauth2/authorize?{APP}&prompt=login")).await;
+    browser.submit(&login, "username=root&password=everything").await;
+    let answer = browser.submit(&page, "decision=allow").await;
+    assert_eq!((answer.status.as_u16(), answer.header("location")), (403, ""), "alice was asked, not root");
+    let cookies = browser.cookies.clone();
+    bench.reload(|settings| settings.users = vec![UserSource::File(vec![user("root", "changed")])]).await;
+    let mut browser = Browser { cookies, ..Browser::new(&bench) };
+    let page = browser.get(&format!("/oauth2/authorize?{APP}")).await;
+    assert!(page.html().contains("name=\"password\""), "P11: a changed password ends sessions");
+}
+
+#[tokio::test]
 async fn l3_l11_guessing_at_the_form() {
     let bench = Bench::new().await;
     let mut browser = Browser::new(&bench);
