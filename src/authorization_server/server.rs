@@ -266,9 +266,11 @@ impl AuthorizationServer {
             return Err(Error::too_many(seconds));
         }
         let user = self.name_for_log(name);
+        // Hashed even when it is locked: the answer must take as long. Asked again afterwards: many attempts at once must
+        // not all slip through before the first has failed.
         let locked = guesses.is_locked(name, caller.peer);
-        // Hashed even when it is locked: the answer must take as long.
         let checked = self.users.authenticate(self.pool(), name, password).await?;
+        let locked = locked || guesses.is_locked(name, caller.peer);
         match if locked { Err("locked") } else { checked } {
             Ok(account) => {
                 guesses.succeeded_from(name, caller.peer);

@@ -517,6 +517,30 @@ async fn p9_behind_a_confidential_client_the_right_password_is_never_refused() {
 }
 
 #[tokio::test]
+async fn p9_attempts_at_once_do_not_slip_through() {
+    let bench = Bench::new().await;
+    let public = |n: u32| {
+        let password = if n < 30 { "x" } else { "wonderland" };
+        let body = format!("client_id=cli&grant_type=password&username=alice&password={password}");
+        let bench = &bench;
+        async move { bench.post("/oauth2/token", None, &body).await.status.as_u16() }
+    };
+    assert_eq!(futures_join((0..31).map(public)).await, [400; 31], "the right one comes after five wrong ones");
+    let app = |n: u32| {
+        let bench = &bench;
+        async move {
+            let password = if n < 30 { "x" } else { "everything" };
+            let begin = tokio::time::Instant::now();
+            bench.token(&format!("grant_type=password&username=root&password={password}")).await;
+            begin.elapsed().as_secs()
+        }
+    };
+    let answers = futures_join((0..31).map(app));
+    let early = tokio::time::timeout(Duration::from_millis(900), answers).await;
+    assert!(early.is_err(), "what was asked along with five wrong ones waits");
+}
+
+#[tokio::test]
 async fn p9_an_address_that_fails_too_often_gets_429_and_right_secrets_still_pass() {
     let bench = Bench::new().await;
     for _ in 0..50 {
