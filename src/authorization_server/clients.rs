@@ -17,18 +17,31 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use http::{HeaderMap, header};
 use moka::sync::Cache;
 
+use super::assertion::{self, ASSERTION_TYPE, Addressees, Asserted};
 use super::error::{Error, ErrorCode};
 use super::form::{Form, decode};
 use super::passwords::HashPool;
 use super::{AuthMethod, Client, ClientSecret, Grant, PasswordHash};
+use crate::clock::UnixSeconds;
 use crate::limits::Guesses;
 use crate::secret::{Secret, random};
+use crate::store::Store;
 
 /// How long a slow secret that was right is not hashed again, and how many are remembered.
 const REMEMBER: Duration = Duration::from_secs(300);
 const REMEMBERED: u64 = 10_000;
 /// Longest client id and secret that are looked at, in bytes.
 const MAX_CREDENTIAL: usize = 1024;
+
+/// What authentication needs besides the clients.
+#[derive(Debug)]
+pub(super) struct Checks<'a> {
+    pub(super) pool: &'a HashPool,
+    pub(super) guesses: &'a Guesses,
+    pub(super) store: &'a Store,
+    pub(super) addressees: Addressees<'a>,
+    pub(super) now: UnixSeconds,
+}
 
 /// A client that said who it is; a confidential one proved it.
 #[derive(Clone, Debug)]
@@ -85,6 +98,10 @@ impl Clients {
         Self { by_id, dummy: slow, verified }
     }
 
+    pub(super) fn get(&self, id: &str) -> Option<&Arc<Client>> {
+        self.by_id.get(id)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Client>> {
         self.by_id.values()
     }
@@ -98,13 +115,16 @@ impl Clients {
         &self,
         headers: &HeaderMap,
         form: &Form,
-        pool: &HashPool,
-        guesses: &Guesses,
+        checks: &Checks<'_>,
         address: IpAddr,
     ) -> Result<Authenticated, Error> {
-        let presented = Presented::read(headers, form)?;
+        let (presented, guesses) = (Presented::read(headers, form)?, checks.guesses);
         let closed = guesses.address_closed(address);
-        match self.verify(&presented, pool, closed.is_some()).await {
+        let verified = match presented {
+            Presented::Assertion(assertion) => self.verify_assertion(assertion, form, checks).await,
+            presented => self.verify(&presented, checks.pool, closed.is_some()).await,
+        };
+        match verified {
             Err(error) if error.code == ErrorCode::InvalidClient => {
                 if let Some(seconds) = closed {
                     return Err(Error::too_many(seconds).reason("the address failed too often"));
@@ -118,9 +138,19 @@ impl Clients {
         }
     }
 
+    async fn verify_assertion(&self, text: &str, form: &Form, checks: &Checks<'_>) -> Result<Authenticated, Error> {
+        let Asserted { client, once, expires } = assertion::check(self, text, form, &checks.addressees, checks.now)?;
+        if !checks.store.use_assertion(once, expires).await? {
+            return Err(Error::invalid_client("the assertion was used before"));
+        }
+        Ok(Authenticated { client, method: AuthMethod::PrivateKeyJwt })
+    }
+
     async fn verify(&self, presented: &Presented<'_>, pool: &HashPool, closed: bool) -> Result<Authenticated, Error> {
         let (method, candidates) = match presented {
-            Presented::Nothing => return Err(Error::invalid_client("no client authentication")),
+            Presented::Nothing | Presented::Assertion(_) => {
+                return Err(Error::invalid_client("no client authentication"));
+            }
             Presented::Unusable(reason) => return self.fail(reason, pool, closed).await,
             Presented::IdAlone(id) => {
                 let client = self.by_id.get(*id).filter(|client| client.public);
@@ -209,6 +239,7 @@ enum Presented<'a> {
     Basic(Vec<(String, Secret<String>)>),
     Post(Vec<(String, Secret<String>)>),
     IdAlone(&'a str),
+    Assertion(&'a str),
 }
 
 impl<'a> Presented<'a> {
@@ -222,6 +253,14 @@ impl<'a> Presented<'a> {
         let (id, secret) = (form.get("client_id"), form.get("client_secret"));
         if [id, secret].into_iter().flatten().any(|text| text.len() > MAX_CREDENTIAL) {
             return Ok(Self::Unusable("credentials are too long"));
+        }
+        match (form.get("client_assertion_type"), form.get("client_assertion")) {
+            (None, None) => {}
+            (Some(ASSERTION_TYPE), Some(_)) if secret.is_some() || authorization.is_some() => {
+                return invalid("more than one way of client authentication");
+            }
+            (Some(ASSERTION_TYPE), Some(assertion)) => return Ok(Self::Assertion(assertion)),
+            _ => return invalid("client_assertion and client_assertion_type do not fit"),
         }
         let Some(authorization) = authorization else {
             return Ok(match (id, secret) {

@@ -104,6 +104,13 @@ impl Error {
         }
     }
 
+    /// Says when trying again helps, where it does.
+    pub(super) fn retry_header(&self, headers: &mut http::HeaderMap) {
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+    }
+
     /// The JSON answer. A 401 carries a challenge whose realm is the issuer.
     pub(super) fn response(&self, issuer: &str) -> Response<Bytes> {
         let body = json!({ "error": self.code(), "error_description": self.description });
@@ -119,9 +126,7 @@ impl Error {
                 headers.insert(header::WWW_AUTHENTICATE, challenge);
             }
         }
-        if let Some(seconds) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, seconds.into());
-        }
+        self.retry_header(headers);
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }

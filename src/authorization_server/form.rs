@@ -98,6 +98,10 @@ impl Form {
         DEFINED.into_iter().find(|name| self.0.iter().filter(|(own, _)| own == name).count() > 1)
     }
 
+    pub(super) fn is_repeated(&self, name: &str) -> bool {
+        self.0.iter().filter(|(own, _)| own == name).count() > 1
+    }
+
     fn has_credentials(&self) -> bool {
         self.0.iter().any(|(name, _)| CREDENTIALS.contains(&name.as_str()))
     }
@@ -123,8 +127,32 @@ pub(super) fn decode(text: &[u8]) -> Result<String, Malformed> {
     String::from_utf8(decoded).map_err(|_| Malformed)
 }
 
+/// Appends `name=value`, form-encoded, to a query.
+pub(super) fn append(query: &mut String, name: &str, value: &str) {
+    if !query.is_empty() && !query.ends_with('&') {
+        query.push('&');
+    }
+    query.push_str(name);
+    query.push('=');
+    query.extend(form_urlencoded::byte_serialize(value.as_bytes()));
+}
+
 /// The form in the body of a POST, after its size, its type, its syntax and its parameters' names were checked.
 pub(super) async fn read<B>(request: Request<B>) -> Result<(HeaderMap, Form), Error>
+where
+    B: Body<Data = Bytes>,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
+    let headers = request.headers().clone();
+    let form = read_pages(request).await?;
+    match form.repeated() {
+        Some(name) => Err(invalid(format!("{name} is there more than once"))),
+        None => Ok((headers, form)),
+    }
+}
+
+/// The same, where it is not an error yet that a parameter is repeated.
+pub(super) async fn read_pages<B>(request: Request<B>) -> Result<Form, Error>
 where
     B: Body<Data = Bytes>,
     B::Error: std::error::Error + Send + Sync + 'static,
@@ -140,11 +168,7 @@ where
     if !is_form(&head.headers) {
         return Err(invalid("the body must be application/x-www-form-urlencoded"));
     }
-    let form = Form::parse(&body).map_err(|_| invalid("the form cannot be read"))?;
-    match form.repeated() {
-        Some(name) => Err(invalid(format!("{name} is there more than once"))),
-        None => Ok((head.headers, form)),
-    }
+    Form::parse(&body).map_err(|_| invalid("the form cannot be read"))
 }
 
 fn invalid(description: impl Into<Cow<'static, str>>) -> Error {

@@ -10,6 +10,7 @@ use super::error::Error;
 use super::keys::JWKS_MAX_AGE;
 use super::server::AuthorizationServer;
 use super::{AuthMethod, Grant};
+use crate::jose::Algorithm;
 
 const METADATA_MAX_AGE: Duration = Duration::from_secs(3600);
 
@@ -41,14 +42,20 @@ impl AuthorizationServer {
     fn metadata(&self) -> Value {
         let settings = self.settings();
         let url = |name: &str| format!("{}{}/{name}", settings.issuer.origin(), settings.path);
-        let grants: Vec<_> = [(Grant::Password, "password"), (Grant::RefreshToken, "refresh_token")]
-            .into_iter()
-            .filter(|(grant, _)| self.clients().any_has(*grant))
-            .map(|(_, name)| name)
-            .collect();
+        let grants: Vec<_> = [
+            (Grant::AuthorizationCode, "authorization_code"),
+            (Grant::ClientCredentials, "client_credentials"),
+            (Grant::Password, "password"),
+            (Grant::RefreshToken, "refresh_token"),
+        ]
+        .into_iter()
+        .filter(|(grant, _)| self.clients().any_has(*grant))
+        .map(|(_, name)| name)
+        .collect();
         let methods: Vec<_> = [
             (AuthMethod::ClientSecretBasic, "client_secret_basic"),
             (AuthMethod::ClientSecretPost, "client_secret_post"),
+            (AuthMethod::PrivateKeyJwt, "private_key_jwt"),
             (AuthMethod::None, "none"),
         ]
         .into_iter()
@@ -62,13 +69,26 @@ impl AuthorizationServer {
             "issuer": settings.issuer.as_str(),
             "authorization_endpoint": url("authorize"),
             "token_endpoint": url("token"),
+            "revocation_endpoint": url("revoke"),
+            "introspection_endpoint": url("introspect"),
             "jwks_uri": url("jwks"),
             "response_types_supported": ["code"],
+            "response_modes_supported": ["query"],
+            "code_challenge_methods_supported": ["S256"],
+            "authorization_response_iss_parameter_supported": true,
         });
+        let confidential: Vec<_> = methods.iter().copied().filter(|method| *method != "none").collect();
+        let algorithms =
+            if methods.contains(&"private_key_jwt") { Algorithm::ALL.map(Algorithm::name).to_vec() } else { vec![] };
         // RFC 8414 section 3.2: what has no element is left out.
         for (name, values) in [
             ("grant_types_supported", grants),
-            ("token_endpoint_auth_methods_supported", methods),
+            ("token_endpoint_auth_methods_supported", methods.clone()),
+            ("revocation_endpoint_auth_methods_supported", methods),
+            ("introspection_endpoint_auth_methods_supported", confidential),
+            ("token_endpoint_auth_signing_alg_values_supported", algorithms.clone()),
+            ("revocation_endpoint_auth_signing_alg_values_supported", algorithms.clone()),
+            ("introspection_endpoint_auth_signing_alg_values_supported", algorithms),
             ("scopes_supported", scopes),
         ] {
             if !values.is_empty() {

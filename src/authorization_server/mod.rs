@@ -1,13 +1,22 @@
 //! The embedded authorization server (RFC 6749).
 
+mod assertion;
+mod authorize;
 mod clients;
 mod error;
 mod form;
 mod grants;
+mod introspect;
 mod keys;
+mod login;
 mod metadata;
+mod pages;
 mod passwords;
+mod redirect_uri;
+mod revoke;
+mod sealed;
 mod server;
+mod sessions;
 mod token_endpoint;
 mod tokens;
 mod users;
@@ -19,6 +28,7 @@ pub use clients::{generate_secret, hash_secret};
 pub use keys::{KeyError, KeyInfo, PublicKeys, PublishedKeys};
 pub use passwords::{HashError, hash_password};
 pub use server::{AuthorizationServer, Caller, Endpoint};
+pub use sessions::COOKIES;
 pub use tokens::{OPAQUE_PREFIX, RESERVED_CLAIMS};
 
 use std::collections::BTreeMap;
@@ -27,7 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::UnixSeconds;
-use crate::jose::Algorithm;
+use crate::jose::{Algorithm, KeySet};
 use crate::net::BaseUrl;
 use crate::scope::ScopeSet;
 use crate::secret::Secret;
@@ -40,6 +50,10 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Key(#[from] KeyError),
+    #[error("{file}: {cause}")]
+    Template { file: PathBuf, cause: String },
+    #[error("the key that seals forms cannot be used")]
+    Seal,
 }
 
 /// `[authorization_server]`.
@@ -101,6 +115,8 @@ pub struct Client {
     pub name: String,
     /// None: a public client. More than one: all of them work.
     pub secrets: Vec<ClientSecret>,
+    /// The public keys of `private_key_jwt`.
+    pub keys: KeySet,
     pub public: bool,
     /// May it use the password grant although it is public.
     pub public_password: bool,
@@ -143,6 +159,8 @@ pub struct PasswordHash(pub Arc<str>);
 pub enum AuthMethod {
     ClientSecretBasic,
     ClientSecretPost,
+    /// An assertion signed with one of the client's keys (RFC 7523).
+    PrivateKeyJwt,
     None,
 }
 

@@ -9,12 +9,15 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
 use serde_json::json;
 
-use super::clients::{Authenticated, Clients, VerifiedSecrets};
+use super::assertion::Addressees;
+use super::clients::{Authenticated, Checks, Clients, VerifiedSecrets};
 use super::error::{Error, ErrorCode, json_response};
 use super::form::Form;
 use super::grants::GrantRequest;
 use super::keys::{KeyError, KeyInfo, Keys, Policy, PublicKeys};
+use super::pages::Pages;
 use super::passwords::HashPool;
+use super::sealed::Seal;
 use super::users::{Account, Users};
 use super::{Settings, StartError};
 use crate::clock::{Clock, UnixSeconds};
@@ -43,11 +46,26 @@ pub struct Caller<'a> {
 /// One of the server's endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
+    Authorize,
+    Login,
+    Consent,
+    Logout,
+    /// The stylesheet of the pages.
+    Style,
     Token,
+    Revoke,
+    Introspect,
     Jwks,
     Metadata,
     /// A path below the server's own that is nothing.
     Unknown,
+}
+
+impl Endpoint {
+    /// Whether people see what it answers.
+    fn is_page(self) -> bool {
+        matches!(self, Self::Authorize | Self::Login | Self::Consent | Self::Logout | Self::Style)
+    }
 }
 
 /// The embedded authorization server.
@@ -56,6 +74,7 @@ pub struct AuthorizationServer {
     settings: Settings,
     clients: Clients,
     users: Users,
+    pages: Pages,
     shared: Shared,
 }
 
@@ -69,6 +88,7 @@ struct Shared {
     guesses: Guesses,
     pool: HashPool,
     verified: VerifiedSecrets,
+    seal: Arc<Seal>,
 }
 
 impl AuthorizationServer {
@@ -80,6 +100,7 @@ impl AuthorizationServer {
         metrics: &Metrics,
     ) -> Result<Arc<Self>, StartError> {
         let keys = Keys::open(store.clone(), clock.clone(), key_policy(&settings)).await?;
+        let seal = Seal::new(store.secret("forms").await?.expose())?;
         let shared = Shared {
             guesses: Guesses::new(guess_rules(&settings), clock.clone()),
             store,
@@ -88,31 +109,41 @@ impl AuthorizationServer {
             keys: Arc::new(keys),
             pool: HashPool::new(),
             verified: VerifiedSecrets::new(),
+            seal: Arc::new(seal),
         };
-        Ok(Self::assemble(settings, shared))
+        Self::assemble(settings, shared)
     }
 
     /// The same server under other settings. Keys, counters and the store go on; this one may still finish requests.
     pub async fn reload(&self, settings: Settings) -> Result<Arc<Self>, StartError> {
         self.shared.keys.set_policy(key_policy(&settings)).await?;
         let guesses = self.shared.guesses.with_rules(guess_rules(&settings));
-        Ok(Self::assemble(settings, Shared { guesses, ..self.shared.clone() }))
+        Self::assemble(settings, Shared { guesses, ..self.shared.clone() })
     }
 
-    fn assemble(mut settings: Settings, shared: Shared) -> Arc<Self> {
+    fn assemble(mut settings: Settings, shared: Shared) -> Result<Arc<Self>, StartError> {
+        let site = settings.issuer.authority();
+        let pages = Pages::load(settings.templates.as_deref(), &site, &settings.path)?;
         let clients = Clients::new(std::mem::take(&mut settings.clients), shared.verified.clone());
         let users = Users::new(std::mem::take(&mut settings.users), std::mem::take(&mut settings.roles));
         for client in clients.iter().filter(|client| client.grants.contains(&super::Grant::Password)) {
             tracing::warn!(client = %client.id, "a client has the password grant, which RFC 9700 deprecates");
         }
-        Arc::new(Self { settings, clients, users, shared })
+        Ok(Arc::new(Self { settings, clients, users, pages, shared }))
     }
 
     /// The endpoint at a canonical path; None when the path is not the server's.
     pub fn endpoint(&self, path: &str) -> Option<Endpoint> {
         if let Some(rest) = path.strip_prefix(self.settings.path.as_str()) {
             match rest {
+                "/authorize" => return Some(Endpoint::Authorize),
+                "/login" => return Some(Endpoint::Login),
+                "/consent" => return Some(Endpoint::Consent),
+                "/logout" => return Some(Endpoint::Logout),
+                "/style.css" => return Some(Endpoint::Style),
                 "/token" => return Some(Endpoint::Token),
+                "/revoke" => return Some(Endpoint::Revoke),
+                "/introspect" => return Some(Endpoint::Introspect),
                 "/jwks" => return Some(Endpoint::Jwks),
                 _ if rest.starts_with('/') => return Some(Endpoint::Unknown),
                 _ => {}
@@ -136,11 +167,21 @@ impl AuthorizationServer {
     {
         if !caller.https && !caller.loopback {
             // Never a redirect: what was sent in clear must not be sent again.
+            if endpoint.is_page() {
+                return self.error_page(StatusCode::FORBIDDEN, "This page is opened with https.", caller);
+            }
             let error = Error::new(ErrorCode::InvalidRequest, "https is required");
             return error.response(self.settings.issuer.as_str());
         }
         let mut response = match endpoint {
+            Endpoint::Authorize => Box::pin(self.authorize_endpoint(request, caller)).await,
+            Endpoint::Login => Box::pin(self.login_endpoint(request, caller)).await,
+            Endpoint::Consent => Box::pin(self.consent_endpoint(request, caller)).await,
+            Endpoint::Logout => Box::pin(self.logout_endpoint(request, caller)).await,
+            Endpoint::Style => self.pages.stylesheet(),
             Endpoint::Token => Box::pin(self.token_endpoint(request, caller)).await,
+            Endpoint::Revoke => Box::pin(self.revocation_endpoint(request, caller)).await,
+            Endpoint::Introspect => Box::pin(self.introspection_endpoint(request, caller)).await,
             Endpoint::Jwks => self.jwks_endpoint(request.method()),
             Endpoint::Metadata => self.metadata_endpoint(request.method()),
             Endpoint::Unknown => not_found(caller.request_id),
@@ -200,7 +241,16 @@ impl AuthorizationServer {
         form: &Form,
         caller: &Caller<'_>,
     ) -> Result<Authenticated, Error> {
-        self.clients.authenticate(headers, form, &self.shared.pool, &self.shared.guesses, caller.peer).await
+        let issuer = self.settings.issuer.as_str();
+        let token_endpoint = format!("{}{}", self.settings.issuer.origin(), self.path_of("token"));
+        let checks = Checks {
+            pool: &self.shared.pool,
+            guesses: &self.shared.guesses,
+            store: &self.shared.store,
+            addressees: Addressees { issuer, token_endpoint: &token_endpoint },
+            now: self.now(),
+        };
+        self.clients.authenticate(headers, form, &checks, caller.peer).await
     }
 
     /// The user whose password this is, when the guesser's own address counts.
@@ -310,6 +360,19 @@ impl AuthorizationServer {
 
     pub(super) fn store(&self) -> &Store {
         &self.shared.store
+    }
+
+    pub(super) fn pages(&self) -> &Pages {
+        &self.pages
+    }
+
+    pub(super) fn seal(&self) -> &Seal {
+        &self.shared.seal
+    }
+
+    /// The path of one of the server's endpoints.
+    pub(super) fn path_of(&self, name: &str) -> String {
+        format!("{}/{name}", self.settings.path)
     }
 
     pub(super) fn metrics(&self) -> &Metrics {

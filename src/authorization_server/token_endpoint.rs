@@ -53,6 +53,8 @@ impl AuthorizationServer {
         let name =
             form.get("grant_type").ok_or_else(|| Error::new(ErrorCode::InvalidRequest, "grant_type is missing"))?;
         let grant = match name {
+            "authorization_code" => Grant::AuthorizationCode,
+            "client_credentials" => Grant::ClientCredentials,
             "password" => Grant::Password,
             "refresh_token" => Grant::RefreshToken,
             _ => return Err(unsupported()),
@@ -66,11 +68,12 @@ impl AuthorizationServer {
         match grant {
             Grant::Password => self.password_grant(&request).await,
             Grant::RefreshToken => self.refresh_grant(&request).await,
-            Grant::AuthorizationCode | Grant::ClientCredentials => Err(unsupported()),
+            Grant::AuthorizationCode => self.authorization_code_grant(&request).await,
+            Grant::ClientCredentials => self.client_credentials_grant(&request).await,
         }
     }
 
-    fn preflight(&self, origin: Option<&HeaderValue>) -> Response<Bytes> {
+    pub(super) fn preflight(&self, origin: Option<&HeaderValue>) -> Response<Bytes> {
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();

@@ -11,6 +11,7 @@ use super::server::AuthorizationServer;
 use super::users::Account;
 use super::{AccessTokenFormat, Client};
 use crate::clock::UnixSeconds;
+use crate::jose::UnverifiedJws;
 use crate::scope::ScopeSet;
 use crate::secret::random;
 use crate::store::{Digest, NewAccessToken, NewRefreshToken};
@@ -18,6 +19,10 @@ use crate::store::{Digest, NewAccessToken, NewRefreshToken};
 /// How opaque access tokens and refresh tokens begin, so that scanners for leaked secrets know them.
 pub const OPAQUE_PREFIX: &str = "tga_";
 const REFRESH_PREFIX: &str = "tgr_";
+const CODE_PREFIX: &str = "tgc_";
+
+/// RFC 9068 section 2.1.
+const TYP: &str = "at+jwt";
 
 /// Claims that the server alone sets: a user's own claims of these names are left out.
 pub const RESERVED_CLAIMS: [&str; 24] = [
@@ -124,7 +129,7 @@ impl AuthorizationServer {
             Some(text) => text,
             None => {
                 let key = self.signing_key();
-                key.sign("at+jwt", &prepared.claims).map_err(|error| {
+                key.sign(TYP, &prepared.claims).map_err(|error| {
                     tracing::error!(%error, "an access token could not be signed");
                     Error::new(ErrorCode::ServerError, "the server failed").reason(error.to_string())
                 })?
@@ -140,6 +145,21 @@ impl AuthorizationServer {
             response["refresh_token"] = refresh.into();
         }
         Ok(response)
+    }
+
+    /// The claims of an access token that this server issued and that is active: neither expired nor revoked.
+    pub(super) async fn own_access_token(&self, text: &str) -> Result<Option<Map<String, Value>>, Error> {
+        if let Some(opaque) = self.store().opaque_token(text).await? {
+            return Ok(Some(opaque.claims));
+        }
+        let Ok(jws) = UnverifiedJws::parse(text) else { return Ok(None) };
+        let published = self.public_keys().current();
+        let verified = published.keys.find(jws.kid.as_deref(), jws.algorithm).is_some_and(|key| jws.verify(key));
+        let text = |name: &str| jws.claims.get(name).and_then(Value::as_str);
+        let issued_here = text("iss") == Some(self.settings().issuer.as_str()) && jws.typ.as_deref() == Some(TYP);
+        let alive = jws.claims.get("exp").and_then(Value::as_u64).is_some_and(|expires| expires > self.now());
+        let revoked = text("jti").is_none_or(|jti| self.revocations().is_revoked(jti));
+        Ok((verified && issued_here && alive && !revoked).then_some(jws.claims))
     }
 
     /// A new refresh token that ends when nobody uses it for the idle time.
@@ -178,4 +198,9 @@ fn is_absolute_uri(text: &str) -> bool {
         && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
         && !rest.is_empty()
         && !rest.contains('#')
+}
+
+/// A new authorization code: 256 random bits.
+pub(super) fn new_code() -> String {
+    format!("{CODE_PREFIX}{}", BASE64URL.encode(random::<32>()))
 }

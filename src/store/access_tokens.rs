@@ -112,6 +112,18 @@ impl Store {
         });
     }
 
+    /// Whether `once` (the digest of an assertion) was not used before; it is now, until the assertion has expired.
+    pub async fn use_assertion(&self, once: Vec<u8>, expires: UnixSeconds) -> Result<bool, StoreError> {
+        self.write(move |tx| {
+            if tx.get::<bool>(Table::Assertions, &once)?.is_some() {
+                return Ok(false);
+            }
+            tx.put(Table::Assertions, &once, &true, expires)?;
+            Ok(true)
+        })
+        .await
+    }
+
     pub(super) fn load_watched_tokens(&self) -> Result<(), StoreError> {
         let rows = self.read(|tx| tx.scan::<GrantToken>(Table::GrantTokens, b"", usize::MAX))?;
         for (key, token) in rows.into_iter().filter(|(_, token)| token.watched && !token.used) {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::tx::{NEVER, Table};
 use super::{Store, StoreError};
 use crate::clock::UnixSeconds;
-use crate::secret::Secret;
+use crate::secret::{Secret, random};
 
 /// Where a key stands: published before it signs, signing, published after it signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,5 +73,21 @@ impl Store {
             Ok(())
         })
         .await
+    }
+
+    /// The secret for `purpose`: 256 random bits, made when first asked for.
+    pub async fn secret(&self, purpose: &'static str) -> Result<Secret<Vec<u8>>, StoreError> {
+        let text: String = self
+            .write(move |tx| match tx.get(Table::Secrets, purpose.as_bytes())? {
+                Some(known) => Ok(known),
+                None => {
+                    let made = STANDARD.encode(random::<32>());
+                    tx.put(Table::Secrets, purpose.as_bytes(), &made, NEVER)?;
+                    Ok(made)
+                }
+            })
+            .await?;
+        let text = Secret::new(text);
+        STANDARD.decode(text.expose()).map(Secret::new).map_err(|error| StoreError::Record(error.to_string()))
     }
 }

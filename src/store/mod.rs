@@ -5,22 +5,26 @@
 //! it is durable or none. Codes, tokens and cookies are kept as SHA-256 digests, never as themselves.
 
 mod access_tokens;
+mod codes;
 mod embedded;
 mod grants;
 mod keys;
 mod memory;
 mod records;
 mod revocations;
+mod sessions;
 mod tx;
 
 #[cfg(test)]
 mod conformance;
 
 pub use access_tokens::{OpaqueToken, TokenUse};
+pub use codes::{Code, Redemption};
 pub use grants::{NewAccessToken, NewRefreshToken, Rotation};
 pub use keys::{KeyState, StoredKey};
 pub use records::{Digest, Grant, GrantId, RefreshToken};
 pub use revocations::Revocations;
+pub use sessions::Session;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -19,13 +19,21 @@ pub(super) enum Table {
     /// When ‖ key of the row that expires then. Written with every row that expires.
     Expiry = 0,
     Grants = 1,
+    Codes = 2,
     RefreshTokens = 3,
     /// Opaque access tokens by digest.
     OpaqueTokens = 4,
     /// Grant ‖ jti: the access tokens that were issued under a grant.
     GrantTokens = 5,
     Revocations = 6,
+    Sessions = 7,
+    /// User, NUL, client.
+    Consents = 8,
     SigningKeys = 9,
+    /// Assertions that were used.
+    Assertions = 10,
+    /// Keys of the server's own, by purpose.
+    Secrets = 11,
 }
 
 /// A row that never expires.

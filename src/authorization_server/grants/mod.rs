@@ -1,5 +1,7 @@
 //! The grants (RFC 6749 section 1.3), one file each, and what they share: which scopes come out.
 
+mod authorization_code;
+mod client_credentials;
 mod password;
 mod refresh;
 

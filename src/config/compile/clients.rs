@@ -9,6 +9,7 @@ use super::super::value::Interval;
 use super::Compiler;
 use super::secrets::Password;
 use crate::authorization_server::{AuthMethod, Client, ClientSecret, Grant, RefreshPolicy};
+use crate::jose::{Algorithm, KeySet};
 use crate::net::is_loopback_host;
 
 const OFFLINE_ACCESS: &str = "offline_access";
@@ -58,9 +59,15 @@ impl Compiler<'_> {
         let kind_known = !matches!(public, Field::Wrong { .. });
         let is_public = public.or(false);
         let kind = kind_known.then_some(is_public);
-        self.not_built(&jwks_file, "jwks_file", "authenticate the client by `secret`");
-        let secrets = self.client_secrets(at.span, id, secret, secrets, kind);
+        let auth_methods_key = auth_methods.key();
         let auth_methods = self.auth_methods(auth_methods, kind);
+        let signs = auth_methods.contains(&AuthMethod::PrivateKeyJwt);
+        let only_signs = signs && auth_methods.len() == 1;
+        let keys = self.client_keys(jwks_file, auth_methods_key.filter(|_| signs));
+        let secrets = match only_signs && secret.key().or(secrets.key()).is_none() {
+            true => Vec::new(),
+            false => self.client_secrets(at.span, id, secret, secrets, kind),
+        };
 
         let allowed = Grants::of(&grants, at.span);
         let grants = allowed.list.clone();
@@ -95,6 +102,7 @@ impl Compiler<'_> {
             name: name.given().map_or_else(|| id.value.clone(), |at| at.value),
             id: id.value.as_str().into(),
             secrets,
+            keys,
             public: is_public,
             public_password: public_password.or(false),
             auth_methods,
@@ -178,6 +186,32 @@ impl Compiler<'_> {
         }
     }
 
+    /// The keys of `private_key_jwt`, which stands at `wanted` when the client has it.
+    fn client_keys(&mut self, jwks_file: Field<String>, wanted: Option<Span>) -> KeySet {
+        match (wanted, jwks_file) {
+            (Some(_), Field::Set { value, .. }) => {
+                let keys = self.key_set(&value, &Algorithm::ALL, "put the client's public keys into it");
+                return keys.unwrap_or_default();
+            }
+            (Some(span), Field::Absent) => {
+                self.report.error(
+                    span,
+                    "`private_key_jwt` needs the client's public keys",
+                    "add `jwks_file = \"client.jwks\"`, a JWK set that the client's owner made",
+                );
+            }
+            (None, Field::Set { key, .. }) => {
+                self.report.warning(
+                    key,
+                    "`jwks_file` means nothing without `private_key_jwt`",
+                    "add `auth_methods = [\"private_key_jwt\"]`, or remove it",
+                );
+            }
+            (_, Field::Wrong { .. }) | (None, Field::Absent) => {}
+        }
+        KeySet::default()
+    }
+
     fn auth_methods(&mut self, field: Field<List<model::AuthMethod>>, public: Option<bool>) -> Vec<AuthMethod> {
         let Some(list) = field.given() else {
             return match public {
@@ -189,16 +223,13 @@ impl Compiler<'_> {
         let mut methods = Vec::new();
         for at in list.value.items {
             let method = match at.value {
-                model::AuthMethod::PrivateKeyJwt => {
-                    self.not_built_at(at.span, "`private_key_jwt`", "use `client_secret_basic` with a secret");
-                    continue;
-                }
+                model::AuthMethod::PrivateKeyJwt => AuthMethod::PrivateKeyJwt,
                 model::AuthMethod::ClientSecretBasic => AuthMethod::ClientSecretBasic,
                 model::AuthMethod::ClientSecretPost => AuthMethod::ClientSecretPost,
                 model::AuthMethod::None => AuthMethod::None,
             };
             match (public, method) {
-                (Some(true), AuthMethod::ClientSecretBasic | AuthMethod::ClientSecretPost) => {
+                (Some(true), method) if method != AuthMethod::None => {
                     self.report.error(
                         at.span,
                         "a public client has no secret to authenticate with",

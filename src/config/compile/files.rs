@@ -131,6 +131,12 @@ impl Compiler<'_> {
 
     /// A file with a JWK set, some of whose keys can verify one of `algorithms`.
     pub(super) fn jwks_file(&mut self, path: &At<String>, algorithms: &[Algorithm]) -> Option<PathBuf> {
+        self.key_set(path, algorithms, "put the issuer's public keys into it, and their algorithms into `algorithms`")
+            .map(|_| self.path(path))
+    }
+
+    /// A JWK set with a key that can be used; `help` says what to do when there is none.
+    pub(super) fn key_set(&mut self, path: &At<String>, algorithms: &[Algorithm], help: &str) -> Option<KeySet> {
         let json = self.read(path, "the key set")?;
         match KeySet::parse(&json, algorithms) {
             Ok((keys, left_out)) => {
@@ -145,10 +151,10 @@ impl Compiler<'_> {
                     self.report.error(
                         path.span,
                         format!("`{}` holds no key that could verify a token", path.value),
-                        "put the issuer's public keys into it, and their algorithms into `algorithms`",
+                        help,
                     );
                 }
-                Some(self.path(path))
+                Some(keys)
             }
             Err(error) => {
                 self.report.error(
