@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
@@ -11,6 +12,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+
+use crate::secret::Secret;
 
 /// `[listeners.*.tls]` and `[admin.tls]`.
 #[derive(Clone, Debug)]
@@ -91,8 +94,9 @@ impl Certificate {
     /// Reads both files and checks that they belong together.
     pub fn load(files: &CertificateFiles) -> Result<Self, TlsError> {
         let chain = certificates(&files.cert)?;
-        let key_pem = read(&files.key)?;
-        let key = PrivateKeyDer::from_pem_slice(&key_pem).map_err(|_| TlsError::NoKey { path: files.key.clone() })?;
+        let key_pem = Secret::new(read(&files.key)?);
+        let key =
+            PrivateKeyDer::from_pem_slice(key_pem.expose()).map_err(|_| TlsError::NoKey { path: files.key.clone() })?;
         let (names, not_after) =
             facts(&chain[0]).map_err(|reason| TlsError::Certificate { path: files.cert.clone(), reason })?;
         let key = CertifiedKey::from_der(chain, key, provider()).map_err(|error| match error {
@@ -105,23 +109,53 @@ impl Certificate {
     }
 }
 
-/// The certificates of a listener, chosen by SNI.
+/// The certificates of a listener, chosen by SNI. They can be replaced on disk while they are served.
 #[derive(Debug)]
-pub struct Certificates(pub Vec<Certificate>);
+pub struct Certificates {
+    current: ArcSwap<Vec<Certificate>>,
+    files: Vec<CertificateFiles>,
+    /// SHA-256 over all files, when they were loaded or last found unfit.
+    seen: Mutex<Option<[u8; 32]>>,
+}
 
 impl Certificates {
     pub fn load(settings: &ServerSettings) -> Result<Self, TlsError> {
-        settings.certificates.iter().map(Certificate::load).collect::<Result<_, _>>().map(Self)
+        let files = settings.certificates.clone();
+        let seen = Mutex::new(digest(&files));
+        let current = files.iter().map(Certificate::load).collect::<Result<_, _>>()?;
+        Ok(Self { current: ArcSwap::from_pointee(current), files, seen })
+    }
+
+    /// The certificates that are served now, in the order of the configuration.
+    pub fn current(&self) -> Arc<Vec<Certificate>> {
+        self.current.load_full()
+    }
+
+    /// Loads the files anew when they have changed. True when others are served from now on; on an error those that were
+    /// there stay.
+    pub fn refresh(&self) -> Result<bool, TlsError> {
+        let now = digest(&self.files);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        // A file that is missing is being replaced.
+        if now.is_none() || *seen == now {
+            return Ok(false);
+        }
+        *seen = now;
+        drop(seen);
+        let loaded = self.files.iter().map(Certificate::load).collect::<Result<_, _>>()?;
+        self.current.store(Arc::new(loaded));
+        Ok(true)
     }
 
     /// The first certificate with exactly that name, else the first with a wildcard for it, else the first.
     fn choose(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
-        let by = |pattern: &str| self.0.iter().find(|certificate| certificate.names.iter().any(|own| own == pattern));
+        let all = self.current.load();
+        let by = |pattern: &str| all.iter().find(|certificate| certificate.names.iter().any(|own| own == pattern));
         let chosen = name.and_then(|name| {
             let name = name.to_ascii_lowercase();
             by(&name).or_else(|| by(&format!("*.{}", name.split_once('.')?.1)))
         });
-        chosen.or_else(|| self.0.first()).map(|certificate| Arc::clone(&certificate.key))
+        chosen.or_else(|| all.first()).map(|certificate| Arc::clone(&certificate.key))
     }
 }
 
@@ -195,6 +229,14 @@ impl ClientSettings {
         let bare = name.trim_start_matches('[').trim_end_matches(']');
         ServerName::try_from(bare.to_owned()).map_err(|_| TlsError::ServerName(name.to_owned()))
     }
+}
+
+fn digest(files: &[CertificateFiles]) -> Option<[u8; 32]> {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for path in files.iter().flat_map(|files| [&files.cert, &files.key]) {
+        context.update(&Secret::new(fs::read(path).ok()?).expose()[..]);
+    }
+    context.finish().as_ref().try_into().ok()
 }
 
 /// The certificate authorities of a PEM file.

@@ -317,7 +317,7 @@ impl AuthorizationServer {
                     _ => "The request cannot be read.",
                 };
                 let mut response = self.error_page(error.status(), message, caller);
-                error.retry_header(response.headers_mut());
+                error.add_headers(response.headers_mut());
                 response
             }
         }

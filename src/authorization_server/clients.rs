@@ -270,7 +270,8 @@ impl<'a> Presented<'a> {
                 (Some(id), Some(secret)) => Self::Post(vec![(id.to_owned(), Secret::new(secret.to_owned()))]),
             });
         };
-        if secret.is_some() {
+        let is_basic = authorization.as_bytes().get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic"));
+        if secret.is_some() && is_basic {
             return invalid("more than one way of client authentication");
         }
         let candidates = match basic_candidates(authorization.as_bytes()) {

@@ -104,10 +104,13 @@ impl Error {
         }
     }
 
-    /// Says when trying again helps, where it does.
-    pub(super) fn retry_header(&self, headers: &mut http::HeaderMap) {
+    /// What an answer says beside its text: when trying again helps, and which methods there are.
+    pub(super) fn add_headers(&self, headers: &mut http::HeaderMap) {
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
     }
 
@@ -126,10 +129,7 @@ impl Error {
                 headers.insert(header::WWW_AUTHENTICATE, challenge);
             }
         }
-        self.retry_header(headers);
-        if let Some(allow) = self.allow {
-            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
-        }
+        self.add_headers(headers);
         response
     }
 }

@@ -76,8 +76,11 @@ impl AuthorizationServer {
         let mut facts = claims;
         let subject = facts.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned();
         if !subject.starts_with("client:") {
-            // The token outlives a user who was disabled, but it is not active any more.
-            self.users().enabled(&subject)?;
+            // The token outlives a user who was disabled or changed the password, but it is not active any more.
+            let issued = facts.get("iat").and_then(Value::as_u64).unwrap_or_default();
+            if !self.users().stands(&subject, issued) {
+                return None;
+            }
             facts.insert("username".into(), subject.into());
         }
         facts.insert("active".into(), true.into());

@@ -112,7 +112,7 @@ impl AuthorizationServer {
                     _ => "There is too much to do at the moment. Try again.",
                 };
                 let mut response = again(error.status(), problem);
-                error.retry_header(response.headers_mut());
+                error.add_headers(response.headers_mut());
                 return Ok(response);
             }
         };

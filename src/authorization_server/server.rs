@@ -111,21 +111,22 @@ impl AuthorizationServer {
             verified: VerifiedSecrets::new(),
             seal: Arc::new(seal),
         };
-        Self::assemble(settings, shared)
+        Self::assemble(settings, shared).await
     }
 
     /// The same server under other settings. Keys, counters and the store go on; this one may still finish requests.
     pub async fn reload(&self, settings: Settings) -> Result<Arc<Self>, StartError> {
         self.shared.keys.set_policy(key_policy(&settings)).await?;
         let guesses = self.shared.guesses.with_rules(guess_rules(&settings));
-        Self::assemble(settings, Shared { guesses, ..self.shared.clone() })
+        Self::assemble(settings, Shared { guesses, ..self.shared.clone() }).await
     }
 
-    fn assemble(mut settings: Settings, shared: Shared) -> Result<Arc<Self>, StartError> {
+    async fn assemble(mut settings: Settings, shared: Shared) -> Result<Arc<Self>, StartError> {
         let site = settings.issuer.authority();
         let pages = Pages::load(settings.templates.as_deref(), &site, &settings.path)?;
         let clients = Clients::new(std::mem::take(&mut settings.clients), shared.verified.clone());
-        let users = Users::new(std::mem::take(&mut settings.users), std::mem::take(&mut settings.roles));
+        let mut users = Users::new(std::mem::take(&mut settings.users), std::mem::take(&mut settings.roles));
+        users.set_changed(shared.store.note_passwords(users.stamps()).await?);
         for client in clients.iter().filter(|client| client.grants.contains(&super::Grant::Password)) {
             tracing::warn!(client = %client.id, "a client has the password grant, which RFC 9700 deprecates");
         }

@@ -1043,7 +1043,8 @@ async fn l1_forms_of_another_browser_are_refused() {
     }
     let mut without_cookies = Browser::new(&bench);
     assert_eq!(without_cookies.submit(&own, credentials).await.status.as_u16(), 403, "L1");
-    assert_eq!(victim.get("/oauth2/login").await.status.as_u16(), 405);
+    let get = victim.get("/oauth2/login").await;
+    assert_eq!((get.status.as_u16(), get.header("allow")), (405, "POST"));
     bench.clock.advance(600);
     assert_eq!(victim.submit(&own, credentials).await.status.as_u16(), 400, "the page is too old");
 }
@@ -1261,7 +1262,20 @@ async fn rv_and_in_for_both_formats() {
                 users[0].disabled = true;
             })
             .await;
-        assert!(!active(&bench, &access).await, "P11");
+        assert!(!active(&bench, &access).await, "P11: disabled");
+        let other = bench.token("grant_type=password&username=root&password=everything").await.text("access_token");
+        bench.clock.advance(1);
+        bench
+            .reload(|settings| {
+                settings.access_token_format = format;
+                let UserSource::File(users) = &mut settings.users[0];
+                users[3].password = UserPassword::Hash(cheap_hash("changed"));
+            })
+            .await;
+        assert!(!active(&bench, &other).await, "P11: another password");
+        assert!(active(&bench, &access).await, "P11: somebody else's");
+        let facts_of_new = bench.token("grant_type=password&username=root&password=changed").await.text("access_token");
+        assert!(active(&bench, &facts_of_new).await, "P11: issued since");
         bench.reload(|settings| settings.access_token_format = format).await;
 
         assert_eq!(bench.send("/oauth2/revoke", Request::builder(), "").await.status.as_u16(), 405, "RV1");
@@ -1332,4 +1346,86 @@ async fn m3_m4_metadata_lists_what_is_on() {
     let few = metadata(&few.await).await;
     assert_eq!(few["grant_types_supported"], json!(["authorization_code"]));
     assert!(few.get("token_endpoint_auth_signing_alg_values_supported").is_none());
+}
+
+/// `cargo test --release --lib measure -- --ignored --nocapture` prints what logins and refreshes cost on two workers.
+#[test]
+#[ignore = "a measurement"]
+fn measure() {
+    use std::time::Instant;
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    }
+    let hash = PasswordHash(hash_password("wonderland").into());
+    let pool = passwords::HashPool::new();
+    let begin = Instant::now();
+    runtime().block_on(async {
+        for _ in 0..10 {
+            assert_eq!(pool.verify(&hash, "wonderland").await, Ok(true));
+        }
+    });
+    println!("argon2id m=19456 t=2 p=1: {:.1} ms", begin.elapsed().as_secs_f64() * 100.0);
+    for algorithm in [Algorithm::Rs256, Algorithm::Es256] {
+        let folder = tempfile::tempdir_in(".").unwrap();
+        let clock = Clock::system();
+        let store = store::Settings::Embedded { path: folder.path().to_owned() };
+        let store = Store::open(&store, clock.clone()).unwrap();
+        let mut settings = settings();
+        settings.signing_algorithm = algorithm;
+        let UserSource::File(users) = &mut settings.users[0];
+        users[0].password = UserPassword::Hash(hash.clone());
+        let metrics = Metrics::new();
+        let start = AuthorizationServer::start(settings, store.clone(), clock.clone(), &metrics);
+        let bench = Bench { server: runtime().block_on(start).unwrap(), store, clock, metrics };
+        for (what, families, each) in
+            [("logins", 16, 4), ("refreshes, one family", 1, 300), ("refreshes, 128", 128, 30)]
+        {
+            let logins = what == "logins";
+            let worker = |n: u32| {
+                let bench = &bench;
+                runtime().block_on(async move {
+                    let own = (0..families).filter(|family| family % 2 == n);
+                    let tokens = own.map(|_| bench.login("read+offline_access"));
+                    let tokens = futures_join(tokens).await;
+                    let begin = Instant::now();
+                    let runs = tokens.into_iter().map(|answer| async move {
+                        let mut token = answer.text("refresh_token");
+                        for _ in 0..each {
+                            let answer = if logins {
+                                bench.login("read+offline_access").await
+                            } else {
+                                bench.refresh(&token).await
+                            };
+                            token = answer.text("refresh_token");
+                            assert!(!token.is_empty());
+                        }
+                    });
+                    futures_join(runs).await;
+                    begin.elapsed()
+                })
+            };
+            let slowest = std::thread::scope(|scope| {
+                let other = scope.spawn(|| worker(1));
+                worker(0).max(other.join().unwrap())
+            });
+            println!("{} {what}: {:.0}/s", algorithm.name(), f64::from(families * each) / slowest.as_secs_f64());
+        }
+    }
+}
+
+/// Runs futures side by side on one thread.
+async fn futures_join<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|cx| {
+        let mut ready = true;
+        for (future, output) in running.iter_mut().filter(|(_, output)| output.is_none()) {
+            match future.as_mut().poll(cx) {
+                std::task::Poll::Ready(value) => *output = Some(value),
+                std::task::Poll::Pending => ready = false,
+            }
+        }
+        if ready { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    running.into_iter().filter_map(|(_, output)| output).collect()
 }

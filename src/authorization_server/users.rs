@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::passwords::{Busy, HashPool, hash_with};
 use super::{PasswordHash, UserPassword, UserScopes, UserSource};
+use crate::clock::UnixSeconds;
 use crate::scope::ScopeSet;
 
 /// Longest user name that is looked at, in bytes.
@@ -35,6 +36,8 @@ pub(super) struct Account {
 pub(super) struct Users {
     by_name: HashMap<String, Arc<Account>>,
     roles: BTreeMap<String, ScopeSet>,
+    /// When passwords were seen to change.
+    changed: HashMap<String, UnixSeconds>,
     /// What is hashed against when the name is unknown, at the cost of the known ones.
     dummy: PasswordHash,
 }
@@ -69,7 +72,21 @@ impl Users {
             }
         }
         let dummy = dummy(&by_name);
-        Self { by_name, roles, dummy }
+        Self { by_name, roles, changed: HashMap::new(), dummy }
+    }
+
+    /// Names and password stamps of all.
+    pub(super) fn stamps(&self) -> Vec<(String, String)> {
+        self.by_name.values().map(|account| (account.name.clone(), account.password_stamp.clone())).collect()
+    }
+
+    pub(super) fn set_changed(&mut self, changed: HashMap<String, UnixSeconds>) {
+        self.changed = changed;
+    }
+
+    /// Whether what was issued to a user at that time still counts: the user may log in, and has the same password.
+    pub(super) fn stands(&self, name: &str, issued: UnixSeconds) -> bool {
+        self.enabled(name).is_some() && self.changed.get(name).is_none_or(|changed| issued >= *changed)
     }
 
     /// The account of that name, unless it is disabled.
@@ -105,7 +122,10 @@ impl Users {
             UserScopes::All => true,
             UserScopes::Listed(scopes) => scopes.contains(scope),
         };
-        scope == OFFLINE_ACCESS
+        // Who can be given nothing has nothing to be offline with.
+        let listed = matches!(&account.scopes, UserScopes::Listed(scopes) if scopes.is_empty());
+        let given_something = !listed || !account.roles.is_empty();
+        (scope == OFFLINE_ACCESS && given_something)
             || own
             || account.roles.iter().any(|role| self.roles.get(role).is_some_and(|scopes| scopes.contains(scope)))
     }

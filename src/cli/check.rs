@@ -67,7 +67,7 @@ fn rule_test_failures(mut config: Config) -> anyhow::Result<Vec<Diagnostic>> {
 fn question(test: &RuleTest, config: &Config) -> anyhow::Result<Question> {
     let token = match &test.token {
         None => AssumedToken::None,
-        Some(claims) => assumed(claims.clone().into(), config)?,
+        Some(claims) => assumed(claims.clone(), config)?,
     };
     let (host, target) = split_url(&test.target, &config.plan.public_url.authority())?;
     let listener = config.server.listeners.iter().position(|listener| !listener.redirect_to_https).unwrap_or(0);
@@ -85,5 +85,7 @@ fn failure(test: &RuleTest, came: &Explanation) -> Option<Diagnostic> {
     }
     let (came_status, expected) = (named(came.status), named(test.expect));
     let message = format!("`{} {}` came to {came_status}, and {expected} was expected", test.method, test.target);
-    Some(test.failure(message, came.lines.join("; ")))
+    let telling = |line: &&String| ["route:", "entry", "  no:", "status:"].iter().any(|start| line.starts_with(start));
+    let why: Vec<&str> = came.lines.iter().filter(telling).map(|line| line.trim()).collect();
+    Some(test.failure(message, why.join("; ")))
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, bail};
 use clap::Args;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{ConfigArgument, Outcome, print};
 use crate::clock::Clock;
@@ -22,14 +22,21 @@ pub(super) struct Arguments {
     #[arg(long, conflicts_with = "claims")]
     token: Option<String>,
     /// Claims of a token, instead of a signed one: {"sub": "alice", "scope": "orders:read"}
-    #[arg(long, value_name = "JSON")]
-    claims: Option<String>,
+    #[arg(long, value_name = "JSON", value_parser = object)]
+    claims: Option<Claims>,
     /// A request header
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
     /// The listener that the request comes in by; default: the first that forwards
     #[arg(long)]
     listener: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Claims(Map<String, Value>);
+
+fn object(json: &str) -> Result<Claims, String> {
+    serde_json::from_str(json).map(Claims).map_err(|error| format!("not a JSON object: {error}"))
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
@@ -52,7 +59,7 @@ fn question(arguments: &Arguments, config: &Config) -> anyhow::Result<Question> 
     let in_header = in_header.and_then(|value| value.split_once(' ')).filter(|(s, _)| s.eq_ignore_ascii_case("bearer"));
     let token = match (&arguments.token, &arguments.claims) {
         (Some(token), _) => AssumedToken::Text(token.trim().to_owned()),
-        (None, Some(json)) => assumed(serde_json::from_str(json).context("--claims is not JSON")?, config)?,
+        (None, Some(claims)) => assumed(claims.0.clone(), config)?,
         (None, None) => match in_header {
             Some((_, token)) => AssumedToken::Text(token.trim().to_owned()),
             None => AssumedToken::None,
@@ -73,8 +80,7 @@ fn listener_named(config: &Config, name: &str) -> anyhow::Result<usize> {
 
 /// Claims as a token of the issuer that their `iss` or `issuer` names (its URL, or its name in the configuration); of
 /// `self`, or else the first one, where they name none.
-pub(super) fn assumed(claims: Value, config: &Config) -> anyhow::Result<AssumedToken> {
-    let Value::Object(mut claims) = claims else { bail!("the claims are not a JSON object") };
+pub(super) fn assumed(mut claims: Map<String, Value>, config: &Config) -> anyhow::Result<AssumedToken> {
     let issuers = &config.plan.issuers;
     let named = claims.remove("issuer").or_else(|| claims.get("iss").cloned());
     let issuer = match named.as_ref().and_then(Value::as_str) {

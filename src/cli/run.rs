@@ -59,7 +59,7 @@ impl Running {
             stream_idle: server.limits.stream_idle,
         };
         let drain_delay = server.limits.drain_delay;
-        let bound = Bound::bind(server, metrics)?;
+        let mut bound = Bound::bind(server, metrics)?;
         let admin_socket = match listen(admin.address) {
             Ok(socket) => Some(socket),
             // Nobody asked for it: another gateway on this machine may have the default address.
@@ -84,6 +84,7 @@ impl Running {
             tracing::info!(event = "listener.ready", listener = "admin", %address);
             tokio::spawn(admin.serve());
         }
+        tokio::spawn(bound.watch_certificates(metrics));
         let server = bound.serve(&gateway, metrics)?;
         tracing::info!(event = "ready", routes = gateway.routes().all().len());
         Ok(Self { server, control, drain_delay })

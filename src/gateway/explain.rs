@@ -26,6 +26,7 @@ pub struct Rules {
     routes: Routes,
     issuers: Vec<IssuerSettings>,
     upstreams: Vec<upstream::Settings>,
+    realm: String,
 }
 
 /// The token of a request that is explained.
@@ -68,7 +69,8 @@ impl Rules {
     pub fn new(plan: &mut Plan) -> Result<Self, (Arc<str>, Arc<str>)> {
         let issuers = plan.issuers.clone();
         let upstreams = plan.upstreams.clone();
-        Ok(Self { routes: Routes::new(plan, &Metrics::new())?, issuers, upstreams })
+        let realm = plan.public_url.as_str().to_owned();
+        Ok(Self { routes: Routes::new(plan, &Metrics::new())?, issuers, upstreams, realm })
     }
 
     /// The index of the issuer with this name.
@@ -90,7 +92,7 @@ impl Rules {
             Err(Stop::Reject(reject)) => {
                 let status = reject.status();
                 told.line(format!("status: {status} ({reject})"));
-                for (name, value) in reject.response("…", &HeaderValue::from_static("…")).headers() {
+                for (name, value) in reject.response(&self.realm, &HeaderValue::from_static("-")).headers() {
                     if *name == http::header::WWW_AUTHENTICATE || *name == http::header::ALLOW {
                         told.line(format!("  {name}: {}", String::from_utf8_lossy(value.as_bytes())));
                     }
@@ -233,26 +235,26 @@ impl IssuerSettings {
     /// `claims`, with what an access token of this issuer needs besides filled in; `narrower` is the route's audience.
     fn filled(&self, claims: Map<String, Value>, narrower: &[String], now: UnixSeconds) -> Map<String, Value> {
         let mut filled = claims;
-        let mut set = |name: &str, value: Value| {
-            filled.entry(name).or_insert(value);
-        };
-        set("iss", json!(self.issuer));
-        let audience: Vec<&String> = self.audience.iter().chain(narrower).collect();
-        set(&self.audience_claim.0, json!(audience));
-        set("exp", json!(now + 300));
-        set("iat", json!(now));
-        set("jti", json!("assumed"));
-        set(&self.client_id_claim.0, json!("assumed"));
-        for required in &self.required_claims {
-            set(&required.0, json!("assumed"));
-        }
         // Written with the standard names, meant for the issuer's own.
-        for (standard, own) in [("sub", &self.user_claim), ("scope", &self.scope_claim), ("roles", &self.roles_claim)] {
-            if *own.0 != *standard
-                && own.find(&filled).is_none()
+        let own = [&self.user_claim, &self.client_id_claim, &self.scope_claim, &self.roles_claim];
+        for (standard, own) in ["sub", "client_id", "scope", "roles"].into_iter().zip(own) {
+            if own.find(&filled).is_none()
                 && let Some(value) = filled.get(standard).cloned()
             {
                 filled.insert(own.0.to_string(), value);
+            }
+        }
+        let audience: Vec<&String> = self.audience.iter().chain(narrower).collect();
+        let usual = [("iss", json!(self.issuer)), ("exp", json!(now + 300)), ("iat", json!(now))];
+        for (name, value) in usual {
+            filled.entry(name).or_insert(value);
+        }
+        if self.audience_claim.find(&filled).is_none() {
+            filled.insert(self.audience_claim.0.to_string(), json!(audience));
+        }
+        for path in self.required_claims.iter().chain([&self.client_id_claim]) {
+            if path.find(&filled).is_none() {
+                filled.insert(path.0.to_string(), json!("assumed"));
             }
         }
         filled

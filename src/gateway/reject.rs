@@ -217,7 +217,8 @@ mod tests {
                 let told = [header::ALLOW, header::RETRY_AFTER, header::WWW_AUTHENTICATE];
                 let told = told.iter().filter_map(|name| headers.get(name)).filter_map(|value| value.to_str().ok());
                 let told: Vec<&str> = told.collect();
-                format!("{} {} {}\n", response.status().as_u16(), reject.code(), told.join(" "))
+                let row = format!("{} {} {}", response.status().as_u16(), reject.code(), told.join(" "));
+                row.trim_end().to_owned() + "\n"
             })
             .collect();
         assert_eq!(table, include_str!("../../tests/expected/rejects.txt"), "{table}");

@@ -80,6 +80,8 @@ const HANDOVER_QUEUE: usize = 256;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often upstream connections are looked through for unused ones.
 const UPKEEP: Duration = Duration::from_secs(15);
+/// How often certificate files are looked at.
+const CERTIFICATES: Duration = Duration::from_secs(2);
 
 /// A socket that listens.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -95,6 +97,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 #[derive(Debug)]
 pub struct Bound {
     listeners: Vec<(Arc<Listener>, TcpListener)>,
+    certificates: Vec<ServedCertificates>,
     workers: usize,
     limits: Limits,
     trusted_proxies: TrustedProxies,
@@ -105,6 +108,7 @@ impl Bound {
     pub fn bind(settings: Settings, metrics: &Metrics) -> Result<Self, ServerError> {
         let Settings { public_url, trusted_proxies, workers, limits, listeners } = settings;
         let mut bound = Vec::new();
+        let mut watched = Vec::new();
         for (index, settings) in listeners.into_iter().enumerate() {
             let ListenerSettings { name, address, tls, redirect_to_https } = settings;
             let tls_failed = |source| ServerError::Tls { listener: Arc::clone(&name), source };
@@ -112,10 +116,10 @@ impl Bound {
                 None => None,
                 Some(settings) => {
                     let certificates = Arc::new(Certificates::load(settings).map_err(tls_failed)?);
-                    for (place, certificate) in certificates.0.iter().enumerate() {
-                        let gauge = &metrics.certificate_not_after;
-                        gauge.with_label_values(&[&*name, &(place + 1).to_string()]).set(certificate.not_after);
-                    }
+                    let served =
+                        ServedCertificates { listener: Arc::clone(&name), certificates: Arc::clone(&certificates) };
+                    served.count(metrics);
+                    watched.push(served);
                     Some(settings.build(certificates, &[b"h2", b"http/1.1"]).map_err(tls_failed)?)
                 }
             };
@@ -126,12 +130,25 @@ impl Bound {
             let redirect = redirect_to_https.then(|| public_url.clone());
             bound.push((Arc::new(Listener::new(index, name, tls, redirect, &limits, metrics)), socket));
         }
-        Ok(Self { listeners: bound, workers, limits, trusted_proxies })
+        Ok(Self { listeners: bound, certificates: watched, workers, limits, trusted_proxies })
+    }
+
+    /// Picks up certificates that are replaced on disk. Runs until dropped.
+    pub fn watch_certificates(&mut self, metrics: &Metrics) -> impl Future<Output = ()> + Send + use<> {
+        let (watched, metrics) = (std::mem::take(&mut self.certificates), metrics.clone());
+        async move {
+            loop {
+                tokio::time::sleep(CERTIFICATES).await;
+                for served in &watched {
+                    served.refresh(&metrics);
+                }
+            }
+        }
     }
 
     /// Starts the worker threads, which serve until `drain`.
     pub fn serve(self, gateway: &Arc<Gateway>, metrics: &Metrics) -> Result<Server, ServerError> {
-        let Self { listeners, workers, limits, trusted_proxies } = self;
+        let Self { listeners, certificates: _, workers, limits, trusted_proxies } = self;
         let population = Arc::new(Population::new(&limits, trusted_proxies, metrics));
         let (stop, stopped) = watch::channel(Phase::Serving);
         let loads: Arc<[AtomicUsize]> = (0..workers).map(|_| AtomicUsize::new(0)).collect();
@@ -156,6 +173,35 @@ impl Bound {
             threads.push(thread.spawn(move || acceptor.run(own, received)).map_err(ServerError::Thread)?);
         }
         Ok(Server { stop, population, limits, threads })
+    }
+}
+
+/// The certificates of one listener.
+#[derive(Debug)]
+struct ServedCertificates {
+    listener: Arc<str>,
+    certificates: Arc<Certificates>,
+}
+
+impl ServedCertificates {
+    fn refresh(&self, metrics: &Metrics) {
+        match self.certificates.refresh() {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!(event = "certificates.replaced", listener = &*self.listener);
+                self.count(metrics);
+            }
+            Err(error) => {
+                tracing::error!(event = "certificates.unfit", listener = &*self.listener, %error, "the old ones stay");
+            }
+        }
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        for (place, certificate) in self.certificates.current().iter().enumerate() {
+            let gauge = &metrics.certificate_not_after;
+            gauge.with_label_values(&[&*self.listener, &(place + 1).to_string()]).set(certificate.not_after);
+        }
     }
 }
 

@@ -135,6 +135,7 @@ impl Writer {
     fn commit(&self, group: Vec<Job>, finishes: &mut Vec<Finish>) -> Result<(), StoreError> {
         let now = self.clock.now();
         let mut all = super::Changes::default();
+        let mut changed = false;
         let mut transaction = self.database.begin_write().map_err(storage)?;
         transaction.set_durability(Durability::Immediate).map_err(storage)?;
         {
@@ -149,6 +150,7 @@ impl Writer {
                 if !wanted {
                     continue;
                 }
+                changed |= !changes.rows.is_empty();
                 for (key, row) in changes.rows {
                     match row {
                         Some(row) => table.insert(key.as_slice(), row.as_slice()).map_err(storage)?,
@@ -158,6 +160,9 @@ impl Writer {
                 all.revoked.extend(changes.revoked);
                 all.watched.extend(changes.watched);
             }
+        }
+        if !changed {
+            return transaction.abort().map_err(storage);
         }
         transaction.commit().map_err(storage)?;
         self.live.follow(&mut all);

@@ -1,5 +1,7 @@
 //! Login sessions of browsers, and the consents users gave.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::tx::{NEVER, Table};
@@ -49,6 +51,30 @@ impl Store {
         .await
     }
 
+    /// Takes note of the users' passwords (by stamp) and tells when each was seen to change; 0: never.
+    pub async fn note_passwords(
+        &self,
+        stamps: Vec<(String, String)>,
+    ) -> Result<HashMap<String, UnixSeconds>, StoreError> {
+        self.write(move |tx| {
+            let mut changes = HashMap::new();
+            for (user, stamp) in stamps {
+                let known: Option<KnownPassword> = tx.get(Table::Passwords, user.as_bytes())?;
+                let changed = match known {
+                    Some(known) if known.stamp == stamp => known.changed,
+                    other => {
+                        let changed = other.map_or(0, |_| tx.now());
+                        tx.put(Table::Passwords, user.as_bytes(), &KnownPassword { stamp, changed }, NEVER)?;
+                        changed
+                    }
+                };
+                changes.insert(user, changed);
+            }
+            Ok(changes)
+        })
+        .await
+    }
+
     /// The scopes that a user let a client have.
     pub async fn consent(&self, user: &str, client: &str) -> Result<Vec<String>, StoreError> {
         let key = consent_key(user, client);
@@ -67,6 +93,13 @@ impl Store {
         })
         .await
     }
+}
+
+/// The password a user has now, and since when.
+#[derive(Debug, Serialize, Deserialize)]
+struct KnownPassword {
+    stamp: String,
+    changed: UnixSeconds,
 }
 
 /// Neither name holds a NUL: forms with one are refused, and so are names in the configuration.

@@ -32,6 +32,8 @@ pub(super) enum Table {
     SigningKeys = 9,
     /// Assertions that were used.
     Assertions = 10,
+    /// By user name: the stamp of the password, and when it changed.
+    Passwords = 12,
     /// Keys of the server's own, by purpose.
     Secrets = 11,
 }

@@ -55,27 +55,27 @@ impl Builder {
     /// Runs the gateway and waits for its listeners only.
     pub fn spawn(self, config: &str) -> Gateway {
         write(self.dir.path(), "tollgate.toml", config);
-        let mut child = binary()
-            .args(["run", "-c", "tollgate.toml"])
-            .current_dir(self.dir.path())
-            .envs(self.env)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = Arc::new(Output::default());
-        output.follow(child.stdout.take().unwrap());
-        output.follow(child.stderr.take().unwrap());
-        let mut gateway = Gateway { child: Mutex::new(child), output, addresses: HashMap::new(), dir: self.dir };
-        for listener in listeners(config) {
-            let line = gateway.wait_log(&format!("listener {listener} is ready"), |log| {
-                field(log, "event") == Some("listener.ready") && field(log, "listener") == Some(&listener)
-            });
-            let address = field(&line, "address").unwrap().parse().unwrap();
-            gateway.addresses.insert(listener, address);
-        }
+        let (child, output) = launch(self.dir.path(), &self.env);
+        let (env, names) = (self.env, listeners(config));
+        let mut gateway = Gateway { child: Mutex::new(child), output, addresses: HashMap::new(), env, dir: self.dir };
+        gateway.learn_addresses(&names);
         gateway
     }
+}
+
+fn launch(dir: &Path, env: &[(String, String)]) -> (Child, Arc<Output>) {
+    let mut child = binary()
+        .args(["run", "-c", "tollgate.toml"])
+        .current_dir(dir)
+        .envs(env.iter().cloned())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = Arc::new(Output::default());
+    output.follow(child.stdout.take().unwrap());
+    output.follow(child.stderr.take().unwrap());
+    (child, output)
 }
 
 fn write(dir: &Path, name: &str, content: impl AsRef<[u8]>) {
@@ -124,10 +124,32 @@ pub struct Gateway {
     child: Mutex<Child>,
     output: Arc<Output>,
     addresses: HashMap<String, SocketAddr>,
+    env: Vec<(String, String)>,
     pub dir: TempDir,
 }
 
 impl Gateway {
+    fn learn_addresses(&mut self, names: &[String]) {
+        for listener in names {
+            let line = self.wait_log(&format!("listener {listener} is ready"), |log| {
+                field(log, "event") == Some("listener.ready") && field(log, "listener") == Some(listener)
+            });
+            let address = field(&line, "address").unwrap().parse().unwrap();
+            self.addresses.insert(listener.clone(), address);
+        }
+    }
+
+    /// Ends the process and starts another on the same files. Addresses change.
+    pub fn restart(&mut self) {
+        self.terminate();
+        self.wait_exit();
+        let (child, output) = launch(self.dir.path(), &self.env);
+        (*self.child.lock().unwrap(), self.output) = (child, output);
+        let names: Vec<String> = self.addresses.keys().cloned().collect();
+        self.learn_addresses(&names);
+        self.wait_ready();
+    }
+
     pub fn address(&self, listener: &str) -> SocketAddr {
         *self.addresses.get(listener).unwrap_or_else(|| panic!("no listener {listener}"))
     }

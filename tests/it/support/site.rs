@@ -17,6 +17,7 @@ pub struct SiteBuilder {
     issuer: String,
     upstream_lines: String,
     more: String,
+    store: &'static str,
 }
 
 pub struct Site {
@@ -38,6 +39,7 @@ impl Site {
             issuer: String::new(),
             upstream_lines: String::new(),
             more: String::new(),
+            store: "[store.memory]",
         }
     }
 
@@ -140,13 +142,19 @@ impl SiteBuilder {
         self
     }
 
+    /// Keeps what must survive in a file.
+    pub fn embedded(mut self) -> Self {
+        self.store = "[store.embedded]\npath = \"data\"";
+        self
+    }
+
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.files = self.files.env(name, value);
         self
     }
 
     pub fn config(&self) -> String {
-        let Self { server, limits, listener, issuer, upstream_lines, more, upstream, .. } = self;
+        let Self { server, limits, listener, issuer, upstream_lines, more, upstream, store, .. } = self;
         let servers = match upstream_lines.contains("servers =") {
             true => String::new(),
             false => format!("servers = [\"{}\"]", upstream.url()),
@@ -166,7 +174,7 @@ workers = 2
 [server.limits]
 {drain}
 {limits}
-[store.memory]
+{store}
 [admin]
 address = "127.0.0.1:0"
 [listeners.main]
