@@ -7,15 +7,15 @@ use std::sync::Arc;
 use super::plan::Plan;
 use super::transform::Managed;
 use super::{Gateway, Limits, head, route};
-use crate::authorization_server::{AuthorizationServer, PublicKeys, StartError};
+use crate::authorization_server::{AuthorizationServer, OPAQUE_PREFIX, PublicKeys, StartError};
 use crate::clock::Clock;
 use crate::jose::{KeySet, KeySetError};
 use crate::net::fetch::Fetcher;
-use crate::store::{OpenError, Revocations, Store};
+use crate::store::{OpenError, Store};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::TlsError;
-use crate::token::{Issuer, IssuerSettings, KeyRing, KeySource, SharedKeys, Verifier};
+use crate::token::{Issuer, IssuerSettings, KeyRing, KeySource, OwnTokens, SharedKeys, Verifier};
 use crate::upstream::Upstream;
 
 /// What a gateway needs besides its plan.
@@ -61,10 +61,12 @@ pub async fn assemble(mut plan: Plan, context: Context) -> Result<(Arc<Gateway>,
         routes: _,
         body_bytes: _,
     } = plan;
+    let mut own_store = None;
     let authorization_server = match authorization_server {
         None => None,
         Some(server) => {
             let store = Store::open(&store, clock.clone())?;
+            own_store = Some(store.clone());
             let server = AuthorizationServer::start(server.settings, store, clock.clone(), &metrics).await?;
             background.push(Box::pin(Arc::clone(&server).upkeep()));
             Some(server)
@@ -72,7 +74,9 @@ pub async fn assemble(mut plan: Plan, context: Context) -> Result<(Arc<Gateway>,
     };
     let issuers = issuers
         .into_iter()
-        .map(|settings| issuer(settings, authorization_server.as_ref(), &metrics, &mut background))
+        .map(|settings| {
+            issuer(settings, authorization_server.as_ref().zip(own_store.as_ref()), &metrics, &mut background)
+        })
         .collect::<Result<_, _>>()?;
     let upstreams =
         upstreams.into_iter().map(|settings| Upstream::new(settings, &metrics)).collect::<Result<_, _>>()?;
@@ -99,12 +103,12 @@ pub async fn assemble(mut plan: Plan, context: Context) -> Result<(Arc<Gateway>,
 
 fn issuer(
     settings: IssuerSettings,
-    server: Option<&Arc<AuthorizationServer>>,
+    server: Option<(&Arc<AuthorizationServer>, &Store)>,
     metrics: &Metrics,
     background: &mut Vec<Background>,
 ) -> Result<Issuer, AssembleError> {
     let failed = |reason: String| AssembleError::Keys { issuer: settings.name.clone(), reason };
-    let mut revocations: Option<Arc<Revocations>> = None;
+    let mut own = None;
     let keys = match &settings.keys {
         KeySource::File(path) => {
             let json = std::fs::read(path).map_err(|error| failed(format!("{}: {error}", path.display())))?;
@@ -123,13 +127,15 @@ fn issuer(
             keys
         }
         KeySource::Embedded => {
-            let server = server.ok_or_else(|| failed("there is no embedded authorization server".to_owned()))?;
-            revocations = Some(server.revocations());
+            let (server, store) =
+                server.ok_or_else(|| failed("there is no embedded authorization server".to_owned()))?;
+            let (store, revocations) = (store.clone(), server.revocations());
+            own = Some(OwnTokens { store, revocations, opaque_prefix: OPAQUE_PREFIX });
             Arc::new(KeyRing::shared(Box::new(OwnKeys(server.public_keys()))))
         }
     };
     let metrics = metrics.tokens(&settings.name);
-    Ok(Issuer { settings, keys, revocations, metrics })
+    Ok(Issuer { settings, keys, own, metrics })
 }
 
 /// The embedded server's keys, as verifiers see them.

@@ -20,7 +20,7 @@ use crate::clock::{Clock, UnixSeconds};
 use crate::jose::{Algorithm, UnverifiedJws};
 use crate::net::BaseUrl;
 use crate::scope::ScopeSet;
-use crate::store::Revocations;
+use crate::store::{Revocations, Store};
 use crate::telemetry::metrics::TokenMetrics;
 
 /// One `[issuers.NAME.jwt]`.
@@ -162,6 +162,8 @@ pub enum Refusal {
     Claim,
     #[error("the token is bound to a key (cnf), which is not supported")]
     Bound,
+    #[error("no such token was issued, or it has expired")]
+    Unknown,
     #[error("the token was revoked")]
     Revoked,
     #[error("the issuer's keys could not be had")]
@@ -185,6 +187,7 @@ impl Refusal {
             Self::Type => "typ",
             Self::Claim => "claim",
             Self::Bound => "bound",
+            Self::Unknown => "unknown",
             Self::Revoked => "revoked",
             Self::Unavailable => "issuer_unavailable",
         }
@@ -196,9 +199,30 @@ impl Refusal {
 pub struct Issuer {
     pub settings: IssuerSettings,
     pub keys: Arc<KeyRing>,
-    /// Of the embedded server: what was revoked before it expired.
-    pub revocations: Option<Arc<Revocations>>,
+    /// Of the embedded server alone.
+    pub own: Option<OwnTokens>,
     pub metrics: TokenMetrics,
+}
+
+/// What only the issuer itself knows of its tokens.
+#[derive(Debug)]
+pub struct OwnTokens {
+    pub store: Store,
+    /// What was revoked before it expired.
+    pub revocations: Arc<Revocations>,
+    /// What every opaque token starts with.
+    pub opaque_prefix: &'static str,
+}
+
+impl OwnTokens {
+    /// Whether the token with this `jti` still counts; that it was seen is noted.
+    fn admit(&self, jti: &str) -> bool {
+        let admitted = !self.revocations.is_revoked(jti);
+        if admitted {
+            self.store.access_token_seen(jti);
+        }
+        admitted
+    }
 }
 
 /// Verifies tokens of the configured issuers and remembers the good ones.
@@ -241,13 +265,13 @@ impl Verifier {
         if self.clock.now() >= token.refused_from {
             return Err(Refusal::Expired);
         }
-        if let (Some(revocations), Some(jti)) = (&issuer.revocations, &token.jti)
-            && revocations.is_revoked(jti)
-        {
-            return Err(Refusal::Revoked);
-        }
         if !audience.is_empty() && !audience.iter().any(|own| token.audience.iter().any(|named| **named == **own)) {
             return Err(Refusal::Audience);
+        }
+        if let (Some(own), Some(jti)) = (&issuer.own, &token.jti)
+            && !own.admit(jti)
+        {
+            return Err(Refusal::Revoked);
         }
         Ok(token)
     }
@@ -264,6 +288,9 @@ impl Verifier {
     }
 
     async fn verify_anew(&self, text: &str, accepted: &[usize]) -> Result<Arc<VerifiedToken>, Refusal> {
+        if let Some((index, own)) = self.opaque_issuer(text, accepted) {
+            return self.look_up(index, own, text).await;
+        }
         let jws = UnverifiedJws::parse(text)?;
         let named = jws.claims.get("iss").and_then(Value::as_str);
         let index = accepted
@@ -287,6 +314,28 @@ impl Verifier {
             return Err(Refusal::Signature);
         }
         let token = Arc::new(accept_claims(settings, index, jws.claims, self.clock.now())?);
+        issuer.metrics.verified.inc();
+        self.cache.insert(text, Arc::clone(&token), generation);
+        Ok(token)
+    }
+
+    /// The accepted issuer whose opaque token this looks like.
+    fn opaque_issuer(&self, text: &str, accepted: &[usize]) -> Option<(usize, &OwnTokens)> {
+        accepted.iter().find_map(|index| {
+            let own = self.issuers[*index].own.as_ref()?;
+            text.starts_with(own.opaque_prefix).then_some((*index, own))
+        })
+    }
+
+    async fn look_up(&self, index: usize, own: &OwnTokens, text: &str) -> Result<Arc<VerifiedToken>, Refusal> {
+        let issuer = &self.issuers[index];
+        let generation = issuer.keys.generation();
+        let found = own.store.opaque_token(text).await.map_err(|error| {
+            tracing::error!(event = "token.lookup_failed", %error);
+            Refusal::Unavailable
+        })?;
+        let claims = found.ok_or(Refusal::Unknown)?.claims;
+        let token = Arc::new(accept_claims(&issuer.settings, index, claims, self.clock.now())?);
         issuer.metrics.verified.inc();
         self.cache.insert(text, Arc::clone(&token), generation);
         Ok(token)

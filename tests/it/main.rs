@@ -8,6 +8,8 @@ mod bypass;
 mod cli;
 mod config;
 mod harness;
+mod jwks;
+mod keys;
 mod limits;
 mod listeners;
 mod proxy;
