@@ -1,8 +1,8 @@
-//! The operators' listener: metrics, health and readiness. It shares nothing with the listeners that serve traffic, so no
+//! The operators' listener: metrics, health, readiness, signing keys. It shares nothing with the listeners that serve traffic, so no
 //! path there can reach it.
 
 use std::convert::Infallible;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -18,6 +19,8 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use crate::gateway::Gateway;
+use crate::net::is_loopback_host;
+use crate::routing::canonical_host;
 use crate::secret::Secret;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Certificates, TlsError};
@@ -97,37 +100,34 @@ impl Admin {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let Ok((stream, _)) = socket.accept().await else {
+            let Ok((stream, peer)) = socket.accept().await else {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
             let own = Arc::clone(&own);
             tokio::spawn(async move {
-                let _ = tokio::time::timeout(LONGEST, own.connection(stream)).await;
+                let _ = tokio::time::timeout(LONGEST, own.connection(stream, peer.ip().to_canonical())).await;
                 drop(place);
             });
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: tokio::net::TcpStream) {
+    async fn connection(self: Arc<Self>, stream: tokio::net::TcpStream, peer: IpAddr) {
         match &self.tls {
-            None => Arc::clone(&self).requests(stream).await,
+            None => Arc::clone(&self).requests(stream, peer).await,
             Some(config) => {
                 let acceptor = TlsAcceptor::from(Arc::clone(config));
                 if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
-                    Arc::clone(&self).requests(stream).await;
+                    Arc::clone(&self).requests(stream, peer).await;
                 }
             }
         }
     }
 
-    async fn requests<I: AsyncRead + AsyncWrite + Unpin>(self: Arc<Self>, stream: I) {
-        let service = service_fn(|request: Request<hyper::body::Incoming>| {
-            std::future::ready(Ok::<_, Infallible>(self.answer(
-                request.method(),
-                request.uri().path(),
-                request.headers(),
-            )))
+    async fn requests<I: AsyncRead + AsyncWrite + Unpin>(self: Arc<Self>, stream: I, peer: IpAddr) {
+        let service = service_fn(|request: Request<Incoming>| {
+            let own = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(own.answer(&request, peer).await) }
         });
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -139,34 +139,70 @@ impl Admin {
         }
     }
 
-    fn answer(&self, method: &Method, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
-        if !matches!(path, "/metrics" | "/healthz" | "/readyz") {
-            return text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n".to_owned());
-        }
-        if *method != Method::GET && *method != Method::HEAD {
+    async fn answer(&self, request: &Request<Incoming>, peer: IpAddr) -> Response<Full<Bytes>> {
+        let Some(page) = Page::at(request.uri().path()) else {
+            return text(
+                StatusCode::NOT_FOUND,
+                "there are /metrics, /healthz, /readyz, /keys and /keys/rotate\n".to_owned(),
+            );
+        };
+        let fits = match *request.method() {
+            Method::GET | Method::HEAD => !page.is_action(),
+            Method::POST => page.is_action(),
+            _ => false,
+        };
+        if !fits {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, String::new());
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            let allow = HeaderValue::from_static(if page.is_action() { "POST" } else { "GET, HEAD" });
+            response.headers_mut().insert(header::ALLOW, allow);
             return response;
         }
-        match path {
-            "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
-            "/readyz" => match self.control.not_ready() {
+        if !page.is_open() && !self.is_authorized(request.headers()) {
+            let mut response = text(StatusCode::UNAUTHORIZED, String::new());
+            let challenge = HeaderValue::from_static("Bearer realm=\"tollgate admin\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            return response;
+        }
+        if page.is_action() && self.token.is_none() && !is_from_this_machine(request, peer) {
+            return text(StatusCode::FORBIDDEN, "without a token, only this machine may do this\n".to_owned());
+        }
+        match page {
+            Page::Health => text(StatusCode::OK, "ok\n".to_owned()),
+            Page::Ready => match self.control.not_ready() {
                 reasons if reasons.is_empty() => text(StatusCode::OK, "ready\n".to_owned()),
                 reasons => text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
             },
-            _ if !self.is_authorized(headers) => {
-                let mut response = text(StatusCode::UNAUTHORIZED, String::new());
-                let challenge = HeaderValue::from_static("Bearer realm=\"tollgate admin\"");
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-                response
-            }
-            _ => {
+            Page::Metrics => {
                 let mut response = text(StatusCode::OK, self.control.metrics.exposition());
                 let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response
             }
+            Page::Keys | Page::RotateKeys => self.keys(page, request.uri().query().unwrap_or_default()).await,
         }
+    }
+
+    async fn keys(&self, page: Page, query: &str) -> Response<Full<Bytes>> {
+        let Some(server) = self.control.gateway.authorization_server() else {
+            return text(StatusCode::NOT_FOUND, "there is no authorization server\n".to_owned());
+        };
+        let keys = if page == Page::RotateKeys {
+            let asked = |name: &str| {
+                form_urlencoded::parse(query.as_bytes()).any(|(own, value)| own == name && value == "true")
+            };
+            match server.rotate_keys(asked("now"), asked("revoke_old")).await {
+                Ok(keys) => keys,
+                Err(error) => {
+                    tracing::error!(event = "keys.rotation_failed", %error);
+                    return text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"));
+                }
+            }
+        } else {
+            server.list_keys()
+        };
+        let mut response = text(StatusCode::OK, serde_json::json!(keys).to_string() + "\n");
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
     }
 
     fn is_authorized(&self, headers: &HeaderMap) -> bool {
@@ -176,6 +212,48 @@ impl Admin {
         given
             .is_some_and(|(scheme, given)| scheme.eq_ignore_ascii_case(b"bearer ") && token.matches(given.trim_ascii()))
     }
+}
+
+/// What there is to see or to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Page {
+    Metrics,
+    Health,
+    Ready,
+    Keys,
+    RotateKeys,
+}
+
+impl Page {
+    fn at(path: &str) -> Option<Self> {
+        Some(match path {
+            "/metrics" => Self::Metrics,
+            "/healthz" => Self::Health,
+            "/readyz" => Self::Ready,
+            "/keys" => Self::Keys,
+            "/keys/rotate" => Self::RotateKeys,
+            _ => return None,
+        })
+    }
+
+    /// Changes something, and is asked by POST.
+    fn is_action(self) -> bool {
+        self == Self::RotateKeys
+    }
+
+    /// Needs no token.
+    fn is_open(self) -> bool {
+        matches!(self, Self::Health | Self::Ready)
+    }
+}
+
+/// Sent from this machine, to a name of this machine, and not by a page in a browser.
+fn is_from_this_machine(request: &Request<Incoming>, peer: IpAddr) -> bool {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.and_then(canonical_host);
+    peer.is_loopback()
+        && host.is_some_and(|host| is_loopback_host(&host))
+        && !request.headers().contains_key(header::ORIGIN)
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

@@ -29,7 +29,7 @@ pub use keys::{KeyError, KeyInfo, PublicKeys, PublishedKeys};
 pub use passwords::{HashError, hash_password};
 pub use server::{AuthorizationServer, Caller, Endpoint};
 pub use sessions::COOKIES;
-pub use tokens::{OPAQUE_PREFIX, RESERVED_CLAIMS};
+pub use tokens::RESERVED_CLAIMS;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

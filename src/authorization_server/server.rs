@@ -359,7 +359,8 @@ impl AuthorizationServer {
         &self.users
     }
 
-    pub(super) fn store(&self) -> &Store {
+    /// Where the server keeps what must survive; verifiers of its tokens ask it too.
+    pub fn store(&self) -> &Store {
         &self.shared.store
     }
 

@@ -4,7 +4,7 @@
 use super::*;
 use crate::clock::Clock;
 use crate::jose::SigningKey;
-use crate::store::{self, Store};
+use crate::store::{self, OPAQUE_PREFIX, Store};
 use crate::telemetry::metrics::Metrics;
 use argon2::Params;
 use base64::Engine as _;
@@ -167,7 +167,10 @@ fn user(name: &str, password: &str) -> User {
         roles: vec!["clerk".into()],
         scopes: UserScopes::Listed(ScopeSet::default()),
         disabled: false,
-        claims: json!({ "tenant": "acme", "iss": "forged", "scope": "admin" }).as_object().unwrap().clone(),
+        claims: json!({ "tenant": "acme", "iss": "forged", "scope": "admin", "cnf": {}, "active": false })
+            .as_object()
+            .unwrap()
+            .clone(),
     }
 }
 
@@ -552,6 +555,9 @@ async fn r_refresh_tokens() {
     let narrow = bench.token(&narrower).await;
     assert_eq!((narrow.text("scope").as_str(), &narrow.json()["state"]), ("read", &Value::Null), "R3 R13");
     let token = narrow.text("refresh_token");
+    let little = bench.login("read+offline_access").await.text("refresh_token");
+    let more = bench.token(&format!("grant_type=refresh_token&scope=read+write&refresh_token={little}")).await;
+    assert_eq!(more.error(), "invalid_scope", "R3: the user may have it, but it was not granted");
     let full = bench.refresh(&token).await;
     assert_eq!(full.text("scope"), "read write offline_access", "R3: the refresh token keeps the full scope");
     let token = full.text("refresh_token");
@@ -1111,6 +1117,23 @@ async fn l8_two_tabs_return_each_to_its_own_client() {
 }
 
 #[tokio::test]
+async fn a22_a_consent_counts_in_the_session_it_was_asked_in() {
+    let mut bench = Bench::new().await;
+    let mut browser = Browser::new(&bench);
+    let consent = browser.log_in(APP).await.header("location").to_owned();
+    let page = browser.get(&consent).await;
+    let login = browser.get(&format!("/oauth2/authorize?{APP}&prompt=login")).await;
+    browser.submit(&login, "username=root&password=everything").await;
+    let answer = browser.submit(&page, "decision=allow").await;
+    assert_eq!((answer.status.as_u16(), answer.header("location")), (403, ""), "alice was asked, not root");
+    let cookies = browser.cookies.clone();
+    bench.reload(|settings| settings.users = vec![UserSource::File(vec![user("root", "changed")])]).await;
+    let mut browser = Browser { cookies, ..Browser::new(&bench) };
+    let page = browser.get(&format!("/oauth2/authorize?{APP}")).await;
+    assert!(page.html().contains("name=\"password\""), "P11: a changed password ends sessions");
+}
+
+#[tokio::test]
 async fn l3_l11_guessing_at_the_form() {
     let bench = Bench::new().await;
     let mut browser = Browser::new(&bench);
@@ -1183,6 +1206,10 @@ async fn ca15_to_ca20_private_key_jwt() {
     let good = SIGNER.sign("JWT", &claims("1")).unwrap();
     assert_eq!(ask(&good, "").await.status.as_u16(), 200, "S4-8");
     assert_eq!(ask(&good, "").await.error(), "invalid_client", "CA16: replay");
+    // Signed by somebody else, under the kid of the client's key.
+    let header = |jws: &str| jws.split('.').next().unwrap().to_owned();
+    let theirs = stranger.sign("JWT", &claims("15")).unwrap();
+    let forged = theirs.replacen(&header(&theirs), &header(&good), 1);
     for (ids, assertion, status) in [
         ("CA18", SIGNER.sign("client-authentication+jwt", &claims("2")).unwrap(), 200),
         ("CA17", but("3", "aud", json!([TOKEN_URL])), 200),
@@ -1198,7 +1225,7 @@ async fn ca15_to_ca20_private_key_jwt() {
         ("CA16", but("", "iat", json!(START)), 401),
         ("CA18", SIGNER.sign("at+jwt", &claims("13")).unwrap(), 401),
         ("CA16", stranger.sign("JWT", &claims("14")).unwrap(), 401),
-        ("CA16", format!("{}x", &good[..good.len() - 1]), 401),
+        ("CA16", forged, 401),
         ("CA19", bench.login("read").await.text("access_token"), 401),
     ] {
         assert_eq!(ask(&assertion, "").await.status.as_u16(), status, "{ids} {}", part(&assertion, 1));

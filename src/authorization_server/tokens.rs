@@ -14,10 +14,9 @@ use crate::clock::UnixSeconds;
 use crate::jose::UnverifiedJws;
 use crate::scope::ScopeSet;
 use crate::secret::random;
-use crate::store::{Digest, NewAccessToken, NewRefreshToken};
+use crate::store::{Digest, NewAccessToken, NewRefreshToken, OPAQUE_PREFIX};
 
-/// How opaque access tokens and refresh tokens begin, so that scanners for leaked secrets know them.
-pub const OPAQUE_PREFIX: &str = "tga_";
+/// How refresh tokens and codes begin, so that scanners for leaked secrets know them.
 const REFRESH_PREFIX: &str = "tgr_";
 const CODE_PREFIX: &str = "tgc_";
 

@@ -100,7 +100,7 @@ pub fn main() -> ExitCode {
         Command::ClientSecret(arguments) => client_secret::run(arguments),
         Command::HashPassword(arguments) => hash_password::run(arguments),
         Command::Keygen(arguments) => keygen::run(&arguments),
-        Command::Keys(arguments) => keys::run(arguments),
+        Command::Keys(arguments) => keys::run(&arguments),
         Command::Schema => schema::run(),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),

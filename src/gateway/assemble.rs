@@ -11,7 +11,7 @@ use crate::authorization_server::{AuthorizationServer, PublicKeys, StartError};
 use crate::clock::Clock;
 use crate::jose::{KeySet, KeySetError};
 use crate::net::fetch::Fetcher;
-use crate::store::{OpenError, Revocations, Store};
+use crate::store::{OpenError, Store};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::TlsError;
@@ -104,7 +104,7 @@ fn issuer(
     background: &mut Vec<Background>,
 ) -> Result<Issuer, AssembleError> {
     let failed = |reason: String| AssembleError::Keys { issuer: settings.name.clone(), reason };
-    let mut revocations: Option<Arc<Revocations>> = None;
+    let mut store = None;
     let keys = match &settings.keys {
         KeySource::File(path) => {
             let json = std::fs::read(path).map_err(|error| failed(format!("{}: {error}", path.display())))?;
@@ -124,12 +124,12 @@ fn issuer(
         }
         KeySource::Embedded => {
             let server = server.ok_or_else(|| failed("there is no embedded authorization server".to_owned()))?;
-            revocations = Some(server.revocations());
+            store = Some(server.store().clone());
             Arc::new(KeyRing::shared(Box::new(OwnKeys(server.public_keys()))))
         }
     };
     let metrics = metrics.tokens(&settings.name);
-    Ok(Issuer { settings, keys, revocations, metrics })
+    Ok(Issuer { settings, keys, store, metrics })
 }
 
 /// The embedded server's keys, as verifiers see them.

@@ -11,6 +11,9 @@ use super::tx::Table;
 use super::{Digest, GrantId, Store, StoreError};
 use crate::clock::UnixSeconds;
 
+/// How opaque access tokens begin, so that scanners for leaked secrets know them.
+pub const OPAQUE_PREFIX: &str = "tga_";
+
 /// An opaque access token: the claims a JWT in its place would have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpaqueToken {

@@ -18,7 +18,7 @@ mod tx;
 #[cfg(test)]
 mod conformance;
 
-pub use access_tokens::{OpaqueToken, TokenUse};
+pub use access_tokens::{OPAQUE_PREFIX, OpaqueToken, TokenUse};
 pub use codes::{Code, Redemption};
 pub use grants::{NewAccessToken, NewRefreshToken, Rotation};
 pub use keys::{KeyState, StoredKey};
@@ -125,6 +125,11 @@ impl Store {
     /// The access tokens that are refused before they expire.
     pub fn revocations(&self) -> Arc<Revocations> {
         self.0.live.revocations.clone()
+    }
+
+    /// Whether the access token with this `jti` was revoked. Usually one atomic load.
+    pub fn is_revoked(&self, jti: &str) -> bool {
+        self.0.live.revocations.is_revoked(jti)
     }
 
     /// Removes up to `limit` expired rows; how many there were. To be called again soon when the answer is `limit`.

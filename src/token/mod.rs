@@ -20,7 +20,7 @@ use crate::clock::{Clock, UnixSeconds};
 use crate::jose::{Algorithm, UnverifiedJws};
 use crate::net::BaseUrl;
 use crate::scope::ScopeSet;
-use crate::store::Revocations;
+use crate::store::{OPAQUE_PREFIX, Store};
 use crate::telemetry::metrics::TokenMetrics;
 
 /// One `[issuers.NAME.jwt]`.
@@ -164,6 +164,8 @@ pub enum Refusal {
     Bound,
     #[error("the token was revoked")]
     Revoked,
+    #[error("an opaque token that was never issued, has expired or was revoked")]
+    Unknown,
     #[error("the issuer's keys could not be had")]
     Unavailable,
 }
@@ -186,6 +188,7 @@ impl Refusal {
             Self::Claim => "claim",
             Self::Bound => "bound",
             Self::Revoked => "revoked",
+            Self::Unknown => "unknown",
             Self::Unavailable => "issuer_unavailable",
         }
     }
@@ -196,8 +199,8 @@ impl Refusal {
 pub struct Issuer {
     pub settings: IssuerSettings,
     pub keys: Arc<KeyRing>,
-    /// Of the embedded server: what was revoked before it expired.
-    pub revocations: Option<Arc<Revocations>>,
+    /// Of the embedded server: knows what was revoked, what opaque tokens stand for, and wants to know what was used.
+    pub store: Option<Store>,
     pub metrics: TokenMetrics,
 }
 
@@ -241,8 +244,8 @@ impl Verifier {
         if self.clock.now() >= token.refused_from {
             return Err(Refusal::Expired);
         }
-        if let (Some(revocations), Some(jti)) = (&issuer.revocations, &token.jti)
-            && revocations.is_revoked(jti)
+        if let (Some(store), Some(jti)) = (&issuer.store, &token.jti)
+            && store.is_revoked(jti)
         {
             return Err(Refusal::Revoked);
         }
@@ -264,6 +267,9 @@ impl Verifier {
     }
 
     async fn verify_anew(&self, text: &str, accepted: &[usize]) -> Result<Arc<VerifiedToken>, Refusal> {
+        if !UnverifiedJws::has_form(text) {
+            return self.resolve(text, accepted).await;
+        }
         let jws = UnverifiedJws::parse(text)?;
         let named = jws.claims.get("iss").and_then(Value::as_str);
         let index = accepted
@@ -287,8 +293,30 @@ impl Verifier {
             return Err(Refusal::Signature);
         }
         let token = Arc::new(accept_claims(settings, index, jws.claims, self.clock.now())?);
-        issuer.metrics.verified.inc();
-        self.cache.insert(text, Arc::clone(&token), generation);
+        self.remember(issuer, text, &token, generation);
         Ok(token)
+    }
+
+    /// An opaque token of the embedded server, by what its store knows of it.
+    async fn resolve(&self, text: &str, accepted: &[usize]) -> Result<Arc<VerifiedToken>, Refusal> {
+        let own = accepted.iter().find_map(|index| Some((*index, self.issuers[*index].store.as_ref()?)));
+        let Some((index, store)) = own.filter(|_| text.starts_with(OPAQUE_PREFIX)) else {
+            return Err(Refusal::Malformed(crate::jose::Malformed::Segments));
+        };
+        let issuer = &self.issuers[index];
+        let generation = issuer.keys.generation();
+        let found = store.opaque_token(text).await.map_err(|_| Refusal::Unavailable)?.ok_or(Refusal::Unknown)?;
+        let token = Arc::new(accept_claims(&issuer.settings, index, found.claims, self.clock.now())?);
+        self.remember(issuer, text, &token, generation);
+        Ok(token)
+    }
+
+    fn remember(&self, issuer: &Issuer, text: &str, token: &Arc<VerifiedToken>, generation: u64) {
+        issuer.metrics.verified.inc();
+        self.cache.insert(text, Arc::clone(token), generation);
+        // The cache stands before this: a token that is used often is told of now and then.
+        if let (Some(store), Some(jti)) = (&issuer.store, &token.jti) {
+            store.access_token_seen(jti);
+        }
     }
 }

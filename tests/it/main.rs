@@ -9,6 +9,8 @@ mod cli;
 mod code;
 mod config;
 mod harness;
+mod jwks;
+mod keys;
 mod limits;
 mod listeners;
 mod login;

@@ -1,0 +1,98 @@
+//! Key sets that are fetched: when they come, when they change, when they do not come.
+
+use std::sync::{Arc, Mutex};
+
+use crate::support::gateway::Builder;
+use crate::support::mint::{AUDIENCE, ISSUER, Key, Mint};
+use crate::support::site::OPEN;
+use crate::support::{RecordingUpstream, Req, Wrong, send};
+
+/// An issuer that publishes whatever it holds now; nothing: it answers 500.
+fn publisher(keys: &Arc<Mutex<Option<String>>>) -> RecordingUpstream {
+    let keys = keys.clone();
+    RecordingUpstream::scripted(move |exchange| match &*keys.lock().unwrap() {
+        Some(jwks) => exchange.answer("200 OK", "Content-Type: application/jwk-set+json\r\n", jwks.as_bytes()),
+        None => exchange.answer("500 Internal Server Error", "", b""),
+    })
+}
+
+fn config(upstream: &RecordingUpstream, keys: &str, more: &str) -> String {
+    format!(
+        r#"
+[store.memory]
+[admin]
+address = "127.0.0.1:0"
+[listeners.main]
+address = "127.0.0.1:0"
+[issuers.corp.jwt]
+issuer = "{ISSUER}"
+audience = ["{AUDIENCE}"]
+jwks_url = "{keys}"
+{more}
+[upstreams.app]
+servers = ["{}"]
+{OPEN}"#,
+        upstream.url()
+    )
+}
+
+#[test]
+fn j14_an_unknown_kid_causes_one_refresh_and_then_none_for_a_while() {
+    let (old, new) = (Mint::with(ISSUER, vec![Key::p256("old")]), Mint::with(ISSUER, vec![Key::p256("new")]));
+    let stranger = Mint::with(ISSUER, vec![Key::p256("stranger")]);
+    let published = Arc::new(Mutex::new(Some(old.jwks())));
+    let (upstream, issuer) = (RecordingUpstream::start(), publisher(&published));
+    let text = config(&upstream, &format!("{}/keys", issuer.url()), "");
+    let gateway = Builder::new().start(&text);
+    let call = |token: &str| send(gateway.address("main"), &Req::get("/x").host("api.test").bearer(token)).status;
+    let mut wrong = Wrong::default();
+    wrong.eq("fetched at the start", issuer.count(), 1);
+    wrong.eq("old", call(&old.scoped("a")), 200);
+    *published.lock().unwrap() = Some(new.jwks());
+    wrong.eq("new, at its first sight", call(&new.scoped("a")), 200);
+    wrong.eq("one refresh", issuer.count(), 2);
+    wrong.eq("what a removed key signed", call(&old.scoped("a")), 401);
+    for n in 0..20 {
+        wrong.eq(("stranger", n), call(&stranger.scoped(&format!("s{n}"))), 401);
+    }
+    wrong.eq("none within the cool-down", issuer.count(), 2);
+    wrong.eq("new, still", call(&new.scoped("b")), 200);
+    wrong.done();
+}
+
+#[test]
+fn x9_old_keys_stay_when_the_issuer_fails() {
+    let mint = Mint::with(ISSUER, vec![Key::p256("k")]);
+    let published = Arc::new(Mutex::new(Some(mint.jwks())));
+    let (upstream, issuer) = (RecordingUpstream::start(), publisher(&published));
+    let more = "jwks_refresh = \"1s\"\njwks_cooldown = \"1s\"";
+    let text = config(&upstream, &format!("{}/keys", issuer.url()), more);
+    let gateway = Builder::new().start(&text);
+    let call = || send(gateway.address("main"), &Req::get("/x").host("api.test").bearer(&mint.scoped("a"))).status;
+    assert_eq!(call(), 200);
+    *published.lock().unwrap() = Some("{\"keys\": 7}".to_owned());
+    gateway.wait_log("a bad set was told of", |line| line["event"] == "jwks.failed");
+    assert_eq!(call(), 200);
+    *published.lock().unwrap() = None;
+    let before = issuer.count();
+    issuer.wait_for(before + 1);
+    assert_eq!(call(), 200);
+}
+
+#[test]
+fn a_dead_issuer_does_not_hold_up_the_start_and_is_told_of() {
+    let mint = Mint::new();
+    let upstream = RecordingUpstream::start();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let text = config(&upstream, &format!("http://{closed}/keys"), "");
+    let gateway = Builder::new().spawn(&text);
+    let mut wrong = Wrong::default();
+    let ready = gateway.ask_admin("/readyz");
+    wrong.eq("not ready", ready.status, 503);
+    wrong.ok("which issuer", ready.text().contains("corp"), ready.text());
+    let answer = send(gateway.address("main"), &Req::get("/x").host("api.test").bearer(&mint.scoped("a")));
+    wrong.eq("its tokens", (answer.status, answer.header("retry-after").is_some()), (503, true));
+    let answer = send(gateway.address("main"), &Req::get("/public/x").host("api.test"));
+    wrong.eq("what needs no token", answer.status, 200);
+    wrong.done();
+}
