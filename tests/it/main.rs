@@ -15,6 +15,7 @@ mod limits;
 mod listeners;
 mod login;
 mod proxy;
+mod refresh;
 mod routing;
 mod support;
 mod token_endpoint;
