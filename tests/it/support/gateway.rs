@@ -57,10 +57,24 @@ impl Builder {
         write(self.dir.path(), "tollgate.toml", config);
         let (child, output) = launch(self.dir.path(), &self.env);
         let (env, names) = (self.env, listeners(config));
-        let mut gateway = Gateway { child: Mutex::new(child), output, addresses: HashMap::new(), env, dir: self.dir };
+        let mut gateway =
+            Gateway { child: Mutex::new(child), output, addresses: HashMap::new(), env, ahead: 0, dir: self.dir };
         gateway.learn_addresses(&names);
         gateway
     }
+}
+
+/// What moves the clock of a process: only the time of day, so that waiting still works.
+const FAKE_TIME: [&str; 4] = ["LD_PRELOAD", "FAKETIME", "DONT_FAKE_MONOTONIC", "FAKETIME_DONT_FAKE_MONOTONIC"];
+
+fn fake_time_library() -> &'static str {
+    const NAMES: [&str; 3] = [
+        "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+        "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+        "/usr/lib/faketime/libfaketimeMT.so.1",
+    ];
+    let found = NAMES.into_iter().find(|name| Path::new(name).exists());
+    found.unwrap_or_else(|| panic!("this test needs libfaketime, which tests/run installs"))
 }
 
 fn launch(dir: &Path, env: &[(String, String)]) -> (Child, Arc<Output>) {
@@ -125,6 +139,7 @@ pub struct Gateway {
     output: Arc<Output>,
     addresses: HashMap<String, SocketAddr>,
     env: Vec<(String, String)>,
+    ahead: u64,
     pub dir: TempDir,
 }
 
@@ -142,12 +157,32 @@ impl Gateway {
     /// Ends the process and starts another on the same files. Addresses change.
     pub fn restart(&mut self) {
         self.terminate();
+        self.start_again();
+    }
+
+    /// Kills the process where it stands.
+    pub fn kill(&self) {
+        self.signal(Signal::KILL);
+        self.wait_exit();
+    }
+
+    /// Starts a process that ended, on the same files. Addresses change.
+    pub fn start_again(&mut self) {
         self.wait_exit();
         let (child, output) = launch(self.dir.path(), &self.env);
         (*self.child.lock().unwrap(), self.output) = (child, output);
         let names: Vec<String> = self.addresses.keys().cloned().collect();
         self.learn_addresses(&names);
         self.wait_ready();
+    }
+
+    /// Starts again with a clock that is ahead by that much more.
+    pub fn later(&mut self, seconds: u64) {
+        self.ahead += seconds;
+        self.env.retain(|(name, _)| !FAKE_TIME.contains(&name.as_str()));
+        let values = [fake_time_library().to_owned(), format!("+{}s", self.ahead), "1".to_owned(), "1".to_owned()];
+        self.env.extend(FAKE_TIME.iter().map(|name| (*name).to_owned()).zip(values));
+        self.restart();
     }
 
     pub fn address(&self, listener: &str) -> SocketAddr {
@@ -160,6 +195,10 @@ impl Gateway {
 
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         write(self.dir.path(), name, content);
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(name)).unwrap()
     }
 
     fn wait_ready(&self) {

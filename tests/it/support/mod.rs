@@ -1,6 +1,7 @@
 //! Everything a test needs to run the gateway as a black box: the process itself, an upstream that records, a mint for
 //! tokens, and clients that send whatever bytes they are told.
 
+pub mod browser;
 pub mod command;
 pub mod gateway;
 pub mod h2;
@@ -15,6 +16,7 @@ pub mod wire;
 
 use std::fmt::Debug;
 
+pub use browser::{Browser, Callback, Form};
 pub use gateway::{field, value};
 pub use http::{Conn, Req, Response, send};
 pub use mint::Mint;

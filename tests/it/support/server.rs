@@ -161,6 +161,159 @@ allow = [
 headers = { "X-User" = "{sub}", "X-Tenant" = "{claims.tenant}" }
 "#;
 
+/// Clients that people come to through a browser.
+pub const BROWSED: &str = r#"
+[authorization_server]
+signing_algorithm = "ES256"
+
+[authorization_server.roles.clerk]
+scopes = ["orders:read", "orders:write"]
+[authorization_server.roles.reader]
+scopes = ["orders:read"]
+
+[authorization_server.users.file]
+path = "users.toml"
+
+[authorization_server.clients.web]
+name = "Web <Shop> & \"Co\""
+secret = { env = "CLIENT_SECRET" }
+grants = ["authorization_code", "refresh_token"]
+redirect_uris = ["https://web.test/callback"]
+scopes = ["orders:read", "orders:write", "extra", "offline_access"]
+default_scopes = ["orders:read"]
+
+[authorization_server.clients.first]
+secret = { env = "CLIENT_SECRET" }
+grants = ["authorization_code", "refresh_token"]
+redirect_uris = ["https://first.test/callback"]
+scopes = ["orders:read", "orders:write", "extra", "offline_access"]
+default_scopes = ["orders:read"]
+trusted = true
+
+[authorization_server.clients.second]
+secret = { env = "CLIENT_SECRET" }
+grants = ["authorization_code", "refresh_token", "password"]
+redirect_uris = ["https://second.test/a", "https://second.test/b?x=1&state=old"]
+scopes = ["orders:read", "offline_access"]
+default_scopes = ["orders:read"]
+trusted = true
+
+[authorization_server.clients.strict]
+secret = { env = "CLIENT_SECRET" }
+redirect_uris = ["https://strict.test/callback"]
+scopes = ["orders:read"]
+default_scopes = ["orders:read"]
+trusted = true
+require_pkce = true
+
+[authorization_server.clients.no-default]
+secret = { env = "CLIENT_SECRET" }
+redirect_uris = ["https://no-default.test/callback"]
+scopes = ["orders:read"]
+trusted = true
+
+[authorization_server.clients.confidential-loopback]
+secret = { env = "CLIENT_SECRET" }
+redirect_uris = ["http://127.0.0.1:4000/cb"]
+scopes = ["orders:read"]
+default_scopes = ["orders:read"]
+trusted = true
+
+[authorization_server.clients.no-code]
+secret = { env = "CLIENT_SECRET" }
+grants = ["password"]
+redirect_uris = ["https://no-code.test/callback"]
+scopes = ["orders:read"]
+default_scopes = ["orders:read"]
+
+[authorization_server.clients.native]
+name = "Native"
+public = true
+grants = ["authorization_code", "refresh_token"]
+redirect_uris = [
+  "http://127.0.0.1/cb", "http://[::1]:1234/cb", "com.example.app:/cb", "http://localhost:7000/cb",
+]
+scopes = ["orders:read", "offline_access"]
+default_scopes = ["orders:read"]
+
+[authorization_server.clients.audience]
+secret = { env = "CLIENT_SECRET" }
+grants = ["authorization_code", "refresh_token"]
+redirect_uris = ["https://audience.test/callback"]
+scopes = ["orders:read", "offline_access"]
+default_scopes = ["orders:read"]
+audience = ["http://127.0.0.1", "https://orders.test"]
+trusted = true
+
+[authorization_server.clients.machine]
+secret = { env = "CLIENT_SECRET" }
+grants = ["client_credentials"]
+scopes = ["orders:read", "orders:write", "offline_access"]
+default_scopes = ["orders:read"]
+
+[authorization_server.clients.resource-server]
+secret = { env = "CLIENT_SECRET" }
+grants = ["client_credentials"]
+scopes = ["orders:read"]
+default_scopes = ["orders:read"]
+introspect = true
+
+[[routes]]
+name = "orders"
+path = "/orders/**"
+upstream = "app"
+allow = [
+  { methods = ["GET"], scopes = ["orders:read"] },
+  { methods = ["POST"], scopes = ["orders:write"] },
+]
+[routes.forward]
+headers = { "X-User" = "{sub}" }
+"#;
+
+/// The scene of everything that starts in a browser.
+pub fn browsed() -> SiteBuilder {
+    Site::builder().more(BROWSED).file("users.toml", users()).env("CLIENT_SECRET", SECRET)
+}
+
+/// The verifier and the challenge of RFC 7636 appendix B.
+pub const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+pub const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+
+/// The parameters of an authorization request that a client sends at least.
+pub fn request_of(client: &str) -> String {
+    format!("response_type=code&client_id={client}")
+}
+
+/// With the challenge of the appendix.
+pub fn pkce_request_of(client: &str) -> String {
+    format!("{}&code_challenge={CHALLENGE}&code_challenge_method=S256", request_of(client))
+}
+
+pub fn code_form(code: &str, more: &[(&str, &str)]) -> String {
+    encode(&[&[("grant_type", "authorization_code"), ("code", code)], more].concat())
+}
+
+pub fn refresh_form(token: &str, more: &[(&str, &str)]) -> String {
+    encode(&[&[("grant_type", "refresh_token"), ("refresh_token", token)], more].concat())
+}
+
+/// Exchanges a code; the client authenticates with Basic and the usual secret.
+pub fn redeem(site: &Site, client: &str, code: &str, more: &[(&str, &str)]) -> Response {
+    ask(site, client, &code_form(code, more))
+}
+
+pub fn refresh(site: &Site, client: &str, token: &str) -> Response {
+    ask(site, client, &refresh_form(token, &[]))
+}
+
+/// The access and the refresh token of an answer; "" for one that is not there.
+pub fn tokens(answer: &Response) -> (String, String) {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let body = answer.json();
+    let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
+    (text("access_token"), text("refresh_token"))
+}
+
 pub fn builder() -> SiteBuilder {
     Site::builder().more(CLIENTS).file("users.toml", users()).env("CLIENT_SECRET", SECRET)
 }

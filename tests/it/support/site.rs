@@ -1,5 +1,6 @@
 //! The usual scene: a gateway with one cleartext listener, one issuer with a key file, and one recording upstream.
 
+use super::browser::Browser;
 use super::gateway::{Builder, Gateway};
 use super::http::{Conn, Req, Response, send};
 use super::mint::{AUDIENCE, ISSUER, Mint};
@@ -63,6 +64,11 @@ impl Site {
 
     pub fn connect(&self) -> Conn {
         Conn::open(self.gateway.address("main"))
+    }
+
+    /// A browser that has never been here.
+    pub fn browser(&self) -> Browser {
+        Browser::new(self.gateway.address("main"))
     }
 }
 
