@@ -23,7 +23,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
-pub use exchange::{BrokenAnswer, ResponseBody};
+pub use exchange::{AnswerProgress, BrokenAnswer, ResponseBody};
 pub use head::{Activity, Connection};
 pub use reject::{Reject, problem};
 pub use route::{Route, Routes, Target};

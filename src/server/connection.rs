@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::deadline::{Timed, Waits};
 use super::guard::Guard;
+use super::stream::Streams;
 use super::{Limits, Phase};
 use crate::gateway::{Activity, Connection, Worker, peer_text};
 use crate::telemetry::metrics::Metrics;
@@ -203,8 +204,9 @@ fn http1(listener: &Listener) -> hyper::server::conn::http1::Builder {
     builder
 }
 
-fn http2(listener: &Listener) -> hyper::server::conn::http2::Builder<TokioExecutor> {
-    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+fn http2(listener: &Listener) -> hyper::server::conn::http2::Builder<Streams> {
+    let streams = Streams { idle: listener.waits.write, reached: listener.waits.reached.clone() };
+    let mut builder = hyper::server::conn::http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(listener.header_bytes).unwrap_or(u32::MAX))

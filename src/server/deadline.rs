@@ -20,7 +20,7 @@ pub(super) struct Waits {
     pub header: Duration,
     /// Between requests.
     pub idle: Duration,
-    /// For the peer to take a byte of ours.
+    /// For the peer to take a byte of ours, or to let a stream go on.
     pub write: Duration,
     pub reached: IntCounterVec,
 }

@@ -4,6 +4,7 @@
 mod connection;
 mod deadline;
 mod guard;
+mod stream;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -191,3 +191,49 @@ fn class_27_http11_names_its_host_in_the_field() {
     }
     wrong.done();
 }
+
+#[test]
+fn class_33_a_stream_whose_window_stays_shut_is_ended_and_gives_its_connection_back() {
+    let upstream = RecordingUpstream::scripted(|exchange| exchange.answer("200 OK", "", &vec![b'x'; 4 << 20]));
+    let site = Site::builder()
+        .upstream(upstream)
+        .upstream_lines("connections = 3")
+        .limits("stream_idle = \"1s\"")
+        .more(OPEN)
+        .start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let resets = runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(site.gateway.address("main")).await.unwrap();
+        let (mut sender, connection) =
+            h2::client::Builder::new().initial_window_size(0).handshake::<_, bytes::Bytes>(stream).await.unwrap();
+        tokio::spawn(connection);
+        let mut answers = Vec::new();
+        for _ in 0..3 {
+            let request = http::Request::get("http://api.test/public/x").body(()).unwrap();
+            sender = sender.ready().await.unwrap();
+            answers.push(sender.send_request(request, true).unwrap().0);
+        }
+        let mut resets = 0;
+        for answer in answers {
+            let mut body = answer.await.unwrap().into_body();
+            let end = tokio::time::timeout(std::time::Duration::from_secs(15), body.data()).await;
+            resets += usize::from(matches!(end, Ok(Some(Err(_)))));
+        }
+        resets
+    });
+    assert_eq!(resets, 3, "streams that were ended");
+    assert_eq!(site.send(&Req::get("/public/x")).status, 200, "another caller");
+    site.gateway.wait_metrics("the limit is counted", |metrics| {
+        metrics.sum("tollgate_limits_reached_total", &[("limit", "stream_idle")]) >= 3.0
+    });
+}
+
+#[test]
+fn class_33_an_idle_http2_peer_that_answers_nothing_is_closed() {
+    let site = Site::builder().limits("idle_timeout = \"500ms\"\nheader_timeout = \"500ms\"").more(OPEN).start();
+    let mut conn = site.connect();
+    conn.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    conn.wire.patience(std::time::Duration::from_secs(10));
+    // Settings, GOAWAY and PING come, and then the end.
+    conn.wire.rest().expect("closed in time");
+}
