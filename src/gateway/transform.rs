@@ -12,9 +12,10 @@ use super::head::Connection;
 use super::plan::{Forward, HostHeader, Template, TemplatePart, UnderscoreHeaders, UpstreamAuthorization};
 use super::reject::Reject;
 use super::route::Route;
+use crate::authorization_server;
 use crate::net::body::{BodyOutcome, RequestBody};
 use crate::net::forwarded::{self, Origin};
-use crate::net::headers::{OWN_COOKIE_PREFIXES, has_token, remove_hop_by_hop};
+use crate::net::headers::{has_token, remove_hop_by_hop};
 use crate::policy::Permit;
 use crate::routing::path::CanonicalPath;
 use crate::token::VerifiedToken;
@@ -183,22 +184,27 @@ fn caller_host(parts: &Parts) -> Option<HeaderValue> {
 
 /// Takes our cookies away, and makes one field of those that HTTP/2 splits (RFC 9113 section 8.2.3).
 fn remove_own_cookies(headers: &mut HeaderMap) {
-    let own = |pair: &str| OWN_COOKIE_PREFIXES.iter().any(|prefix| pair.trim_start().starts_with(prefix));
     let mut values = headers.get_all(header::COOKIE).iter();
     let Some(first) = values.next() else { return };
     let several = values.next().is_some();
-    if !several && !first.to_str().is_ok_and(|value| value.split(';').any(own)) {
+    if !several && !first.to_str().is_ok_and(|value| value.split(';').any(is_own_cookie)) {
         return;
     }
     let values: Vec<HeaderValue> = headers.get_all(header::COOKIE).iter().cloned().collect();
     headers.remove(header::COOKIE);
     let texts = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';'));
-    let kept: Vec<&str> = texts.map(str::trim).filter(|pair| !pair.is_empty() && !own(pair)).collect();
+    let kept: Vec<&str> = texts.map(str::trim).filter(|pair| !pair.is_empty() && !is_own_cookie(pair)).collect();
     if let Ok(value) = HeaderValue::from_str(&kept.join("; "))
         && !value.is_empty()
     {
         headers.insert(header::COOKIE, value);
     }
+}
+
+/// Whether `name=value…` is one of the authorization server's cookies, which no upstream sees or sets.
+fn is_own_cookie(pair: &str) -> bool {
+    let name = pair.split('=').next().unwrap_or_default().trim();
+    authorization_server::COOKIES.contains(&name)
 }
 
 /// RFC 6455 section 4.1: 16 random bytes, in base64.
@@ -293,9 +299,7 @@ pub(super) fn response_head(forward: &Forward, headers: &mut HeaderMap) {
     if let Some(trailer) = trailer {
         headers.insert(header::TRAILER, trailer);
     }
-    let sets_own = |value: &HeaderValue| {
-        value.to_str().is_ok_and(|text| OWN_COOKIE_PREFIXES.iter().any(|prefix| text.trim_start().starts_with(prefix)))
-    };
+    let sets_own = |value: &HeaderValue| value.to_str().is_ok_and(is_own_cookie);
     if headers.get_all(header::SET_COOKIE).iter().any(sets_own) {
         let kept: Vec<HeaderValue> =
             headers.get_all(header::SET_COOKIE).iter().filter(|v| !sets_own(v)).cloned().collect();

@@ -2,9 +2,6 @@
 
 use http::header::{self, HeaderMap, HeaderName};
 
-/// Names of the cookies that are ours start with one of these; no upstream sees or sets them.
-pub const OWN_COOKIE_PREFIXES: [&str; 2] = ["__Host-tollgate", "tollgate_"];
-
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
