@@ -217,6 +217,11 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if self.status == 0 {
+            // There was nobody left to answer.
+            self.status = 499;
+            self.reason.get_or_insert("caller_left");
+        }
         let gateway = self.gateway();
         let duration = self.started.elapsed();
         let metrics = match (&self.route, self.decision) {
