@@ -8,6 +8,7 @@ mod bypass;
 mod cli;
 mod code;
 mod config;
+mod edges;
 mod harness;
 mod jwks;
 mod keys;
