@@ -3,13 +3,16 @@
 #![allow(unreachable_pub, reason = "the test binary has no interface")]
 
 mod admin;
+mod assertions;
 mod bearer;
 mod bypass;
 mod cli;
 mod code;
 mod config;
 mod edges;
+mod guessing;
 mod harness;
+mod introspection;
 mod jwks;
 mod keys;
 mod limits;
@@ -17,6 +20,7 @@ mod listeners;
 mod login;
 mod proxy;
 mod refresh;
+mod revocation;
 mod routing;
 mod support;
 mod token_endpoint;
