@@ -1,5 +1,11 @@
 //! Black-box tests: they run the binary and talk to it over its sockets, knowing only its documented behaviour.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking"
+)]
 #![allow(unreachable_pub, reason = "the test binary has no interface")]
 
 mod admin;
@@ -10,6 +16,7 @@ mod cli;
 mod clients;
 mod code;
 mod config;
+mod conformance;
 mod guessing;
 mod harness;
 mod introspection;

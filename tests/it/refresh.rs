@@ -330,7 +330,7 @@ fn r14_a_kill_leaves_the_old_or_the_new_state() {
     for round in 0..8 {
         // A few steps that are answered, then one during which the process dies.
         for _ in 0..round % 3 {
-            older = std::mem::replace(&mut token, String::new());
+            older = std::mem::take(&mut token);
             token = next(&site, &older).1;
         }
         let request = token_request(&refresh_form(&token, &[])).header("Authorization", &basic("billing", SECRET));
