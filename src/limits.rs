@@ -105,8 +105,9 @@ impl Guesses {
             return None;
         }
         counter.waiting += 1;
+        let until = counter.closed_until;
         drop(counter);
-        Some(Turn { wait: Duration::from_secs(wait), counter: Some(shared) })
+        Some(Turn { wait: Duration::from_secs(wait), until, counter: Some(shared) })
     }
 
     /// Counts a wrong password through a confidential client; the next attempt waits 1 s, 2 s, 4 s and so on once there
@@ -164,6 +165,8 @@ impl Guesses {
 #[derive(Debug, Default)]
 pub struct Turn {
     pub wait: Duration,
+    /// The moment it ends; 0 without a wait.
+    pub until: UnixSeconds,
     counter: Option<Arc<Mutex<Counter>>>,
 }
 

@@ -137,7 +137,8 @@ impl Access {
 impl Entry {
     pub fn admits(&self, method: &http::Method) -> bool {
         use http::Method;
-        if *method == Method::CONNECT || *method == Method::TRACE {
+        // In any case: a server behind may be lax about it.
+        if ["connect", "trace"].iter().any(|name| method.as_str().eq_ignore_ascii_case(name)) {
             return false;
         }
         self.methods.is_empty()

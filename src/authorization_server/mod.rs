@@ -1,6 +1,7 @@
 //! The embedded authorization server (RFC 6749).
 
 mod assertion;
+mod audit;
 mod authorize;
 mod clients;
 mod error;

@@ -1,4 +1,4 @@
-//! The server as a value: what it is made of, which paths are its own, and the audit trail it leaves.
+//! The server as a value: what it is made of, and which paths are its own.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,7 +13,6 @@ use super::assertion::Addressees;
 use super::clients::{Authenticated, Checks, Clients, VerifiedSecrets};
 use super::error::{Error, ErrorCode, json_response};
 use super::form::Form;
-use super::grants::GrantRequest;
 use super::keys::{KeyError, KeyInfo, Keys, Policy, PublicKeys};
 use super::pages::Pages;
 use super::passwords::HashPool;
@@ -23,7 +22,6 @@ use super::{Settings, StartError};
 use crate::clock::{Clock, UnixSeconds};
 use crate::jose::SigningKey;
 use crate::limits::{GuessRules, Guesses};
-use crate::scope::ScopeSet;
 use crate::store::{Grant, Revocations, Store};
 use crate::telemetry::metrics::Metrics;
 
@@ -266,9 +264,11 @@ impl AuthorizationServer {
             return Err(Error::too_many(seconds));
         }
         let user = self.name_for_log(name);
+        // Hashed even when it is locked: the answer must take as long. Asked again afterwards: many attempts at once must
+        // not all slip through before the first has failed.
         let locked = guesses.is_locked(name, caller.peer);
-        // Hashed even when it is locked: the answer must take as long.
         let checked = self.users.authenticate(self.pool(), name, password).await?;
+        let locked = locked || guesses.is_locked(name, caller.peer);
         match if locked { Err("locked") } else { checked } {
             Ok(account) => {
                 guesses.succeeded_from(name, caller.peer);
@@ -293,58 +293,6 @@ impl AuthorizationServer {
             );
         }
         Ok(())
-    }
-
-    /// A name that no user has may be a password typed into the wrong field: it is not logged.
-    pub(super) fn name_for_log<'a>(&self, name: &'a str) -> &'a str {
-        if self.users.is_known(name) { name } else { "(unknown)" }
-    }
-
-    pub(super) fn audit_login(
-        &self,
-        caller: &Caller<'_>,
-        user: &str,
-        client: Option<&str>,
-        outcome: Result<(), &'static str>,
-    ) {
-        let result = if outcome.is_ok() { "success" } else { "failure" };
-        let by = if client.is_some() { "client" } else { "address" };
-        self.shared.metrics.logins.with_label_values(&[by, result]).inc();
-        tracing::info!(
-            target: "audit", event = "login", result, reason = outcome.err(), user, client,
-            address = %caller.peer, request_id = caller.request_id,
-        );
-    }
-
-    pub(super) fn audit_grant(
-        &self,
-        request: &GrantRequest<'_>,
-        grant: &'static str,
-        user: Option<&str>,
-        scope: &ScopeSet,
-    ) {
-        let (client, caller) = (&request.by.client.id, request.caller);
-        self.shared.metrics.tokens_issued.with_label_values(&[grant, client]).inc();
-        tracing::info!(
-            target: "audit", event = "grant", grant, client = %client, user, scope = %scope,
-            address = %caller.peer, request_id = caller.request_id,
-        );
-    }
-
-    pub(super) fn audit_refusal(
-        &self,
-        endpoint: &'static str,
-        error: &Error,
-        client: Option<&Authenticated>,
-        caller: &Caller<'_>,
-    ) {
-        self.shared.metrics.token_requests_refused.with_label_values(&[endpoint, error.code()]).inc();
-        let client = client.map(|by| by.client.id.as_ref());
-        let reason = error.reason.as_ref().unwrap_or(&error.description).as_ref();
-        tracing::info!(
-            target: "audit", event = "refusal", endpoint, error = error.code(), reason, client,
-            address = %caller.peer, request_id = caller.request_id,
-        );
     }
 
     pub(super) fn settings(&self) -> &Settings {

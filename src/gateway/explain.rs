@@ -106,9 +106,6 @@ impl Rules {
     /// The same way as a request's, with a word on each step.
     fn follow(&self, question: &Question, told: &mut Told) -> Result<(), Stop> {
         let parts = question.parts()?;
-        if parts.headers.get_all(http::header::AUTHORIZATION).iter().nth(1).is_some() {
-            return Err(Reject::RepeatedHeader.into());
-        }
         let host = head::host(&parts)?;
         let path = head::path(&parts)?;
         told.line(format!("host: {}", if host.is_empty() { "(none)" } else { &host }));
@@ -120,10 +117,12 @@ impl Rules {
                 return Err(Stop::AuthorizationServer);
             }
             None => {
+                head::single_authorization(&parts.headers)?;
                 told.line("route: none");
                 return Err(nowhere(&path).into());
             }
         };
+        head::single_authorization(&parts.headers)?;
         let plan = &route.plan;
         told.route = Some(plan.name.to_string());
         told.line(format!("route: {} ({})", plan.name, plan.path_text));

@@ -24,6 +24,8 @@ pub struct Connection {
     /// The peer as a header value, written once.
     pub peer_text: HeaderValue,
     pub tls: bool,
+    /// Of a listener that forwards nothing.
+    pub redirects: bool,
     pub activity: Activity,
     /// Kept for as long as the connection or a tunnel over it lives.
     pub guard: Box<dyn std::fmt::Debug + Send + Sync>,
@@ -87,11 +89,20 @@ pub(super) fn host(parts: &Parts) -> Result<Cow<'_, str>, Reject> {
     let host = match (header, target) {
         // A target and a Host that differ are two requests in one.
         (Some(header), Some(target)) if !header.eq_ignore_ascii_case(target) => return Err(Reject::Host),
-        (Some(host), _) | (None, Some(host)) => host,
+        (Some(host), _) => host,
+        (None, Some(host)) if parts.version == http::Version::HTTP_2 => host,
+        // RFC 9112 section 3.2: HTTP/1.1 wants the field whatever the target.
+        (None, Some(_)) => return Err(Reject::Host),
         (None, None) if parts.version == http::Version::HTTP_10 => return Ok(Cow::Borrowed("")),
         (None, None) => return Err(Reject::Host),
     };
     canonical_host(host).ok_or(Reject::Host)
+}
+
+/// Two would be for two readers two different callers.
+pub(super) fn single_authorization(headers: &HeaderMap) -> Result<(), Reject> {
+    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    if fields.nth(1).is_some() { Err(Reject::RepeatedHeader) } else { Ok(()) }
 }
 
 /// The path, in its one spelling.

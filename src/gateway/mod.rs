@@ -16,14 +16,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
-pub use exchange::{BrokenAnswer, ResponseBody};
+pub use exchange::{AnswerProgress, BrokenAnswer, ResponseBody};
 pub use head::{Activity, Connection};
 pub use reject::{Reject, problem};
 pub use route::{Route, Routes, Target};
@@ -43,9 +43,6 @@ use crate::upstream::{Pools, Upstream};
 use exchange::Exchange;
 use transform::{Inbound, Managed, UpgradeWanted, X_REQUEST_ID};
 use tunnel::Tunnel;
-
-/// Largest body that an endpoint of the authorization server reads, plus a little so that it can say so itself.
-const FORM_MAX_BYTES: u64 = 128 * 1024;
 
 /// Everything that serves traffic under one configuration, shared by the workers.
 #[derive(Debug)]
@@ -161,8 +158,11 @@ impl Worker {
         let gateway = &*self.gateway;
         gateway.check_fields(&parts)?;
         let host = head::host(&parts)?;
+        if exchange.connection.redirects {
+            return redirect(&gateway.public_url, &parts).map(Answer::Local);
+        }
         let path = head::path(&parts)?;
-        let route = match gateway.target(exchange.connection.listener, &host, &path)? {
+        let route = match gateway.target(exchange.connection.listener, &host, &path, &parts.headers)? {
             GoesTo::Route(route) => Arc::clone(route),
             GoesTo::AuthorizationServer(server, endpoint) => {
                 drop(host);
@@ -172,9 +172,6 @@ impl Worker {
         };
         drop(host);
         exchange.route = Some(Arc::clone(&route));
-        if parts.headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
-            return Err(Reject::RepeatedHeader);
-        }
         route.accepts(&path, |path| self.pools.upstream(route.plan.upstream).dialect().refuses(path))?;
 
         let upgrade = UpgradeWanted::of(&parts);
@@ -208,6 +205,10 @@ impl Worker {
 
         let ends_at = if route.plan.end_with_token { gateway.end_of(&permit) } else { None };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // To an extended CONNECT, a 2xx would say that the tunnel is open.
+            if response.status().is_success() && upgrade.is_some_and(|upgrade| upgrade.by_connect) {
+                return Err(Reject::Upgrade);
+            }
             transform::response_head(&route.plan.forward, response.headers_mut());
             return Ok(Answer::Upstream { response, ends_at });
         }
@@ -227,7 +228,8 @@ impl Worker {
         body: Incoming,
     ) -> Result<Answer, Reject> {
         let gateway = &*self.gateway;
-        let body = RequestBody::new(body, FORM_MAX_BYTES, gateway.limits.body_timeout);
+        // The endpoints bound what they read, and say so in their own words.
+        let body = RequestBody::new(body, u64::MAX, gateway.limits.body_timeout);
         let (body, _) = body.map_err(Reject::Body)?;
         let caller = authorization_server::Caller {
             peer: origin.client,
@@ -275,16 +277,32 @@ impl Gateway {
             self.metrics.limits_reached.with_label_values(&["header_count"]).inc();
             return Err(Reject::HeaderCount);
         }
+        // One coding, `chunked`: another is for two readers two different bodies.
+        let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
+        let chunked =
+            codings.next().is_none_or(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
+        if !chunked || codings.next().is_some() {
+            return Err(Reject::TransferCoding);
+        }
         Ok(())
     }
 
-    fn target(&self, listener: usize, host: &str, path: &CanonicalPath) -> Result<GoesTo<'_>, Reject> {
-        match (self.routes.find(listener, host, path), &self.authorization_server) {
-            (Some(Target::Route(route)), _) => Ok(GoesTo::Route(route)),
-            (Some(Target::AuthorizationServer), Some(server)) => {
-                let endpoint = server.endpoint(path.as_str()).unwrap_or(Endpoint::Unknown);
-                Ok(GoesTo::AuthorizationServer(server, endpoint))
-            }
+    fn target(
+        &self,
+        listener: usize,
+        host: &str,
+        path: &CanonicalPath,
+        headers: &HeaderMap,
+    ) -> Result<GoesTo<'_>, Reject> {
+        let found = self.routes.find(listener, host, path);
+        if let (Some(Target::AuthorizationServer), Some(server)) = (&found, &self.authorization_server) {
+            let endpoint = server.endpoint(path.as_str()).unwrap_or(Endpoint::Unknown);
+            return Ok(GoesTo::AuthorizationServer(server, endpoint));
+        }
+        // The authorization server says this in its own words.
+        head::single_authorization(headers)?;
+        match found {
+            Some(Target::Route(route)) => Ok(GoesTo::Route(route)),
             _ => Err(nowhere(path)),
         }
     }
@@ -346,6 +364,22 @@ fn local(mut response: Response<Bytes>, exchange: Box<Exchange>) -> Response<Res
 /// Where no route could open it, a path that can be read in two ways is told as such.
 fn nowhere(path: &CanonicalPath) -> Reject {
     if path.spelled() == Default::default() { Reject::NoRoute } else { Reject::Spelling }
+}
+
+/// The answer of a listener that forwards nothing: 308 to the same target under the public URL for what has no body. What
+/// was sent in clear is not asked for again.
+fn redirect(public_url: &BaseUrl, parts: &Parts) -> Result<Response<Bytes>, Reject> {
+    let target = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+    let location = HeaderValue::from_str(&format!("{}{target}", public_url.origin()));
+    match location {
+        Ok(location) if matches!(parts.method, Method::GET | Method::HEAD) && target.starts_with('/') => {
+            let mut response = Response::new(Bytes::new());
+            *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+            response.headers_mut().insert(header::LOCATION, location);
+            Ok(response)
+        }
+        _ => Err(Reject::Cleartext),
+    }
 }
 
 fn refusal(denied: &Denied<'_>, route: &Route) -> Reject {

@@ -23,6 +23,10 @@ pub enum Reject {
     RepeatedHeader,
     #[error("more header fields than allowed")]
     HeaderCount,
+    #[error("a transfer coding other than chunked, or more than one")]
+    TransferCoding,
+    #[error("this listener takes nothing but what can be sent to https")]
+    Cleartext,
     #[error("no route")]
     NoRoute,
     #[error("no entry of the route names the method")]
@@ -60,6 +64,8 @@ impl Reject {
             Self::Path(_) | Self::Spelling => "path",
             Self::RepeatedHeader => "repeated_header",
             Self::HeaderCount => "header_count",
+            Self::TransferCoding => "transfer_coding",
+            Self::Cleartext => "cleartext",
             Self::NoRoute => "no_route",
             Self::Method { .. } => "method",
             Self::Unauthenticated { .. } => "no_credentials",
@@ -79,14 +85,19 @@ impl Reject {
 
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Host | Self::Path(_) | Self::Spelling | Self::RepeatedHeader | Self::BearerSyntax => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Host
+            | Self::Path(_)
+            | Self::Spelling
+            | Self::RepeatedHeader
+            | Self::TransferCoding
+            | Self::BearerSyntax => StatusCode::BAD_REQUEST,
             Self::HeaderCount => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unauthenticated { .. } | Self::InvalidToken(_) => StatusCode::UNAUTHORIZED,
-            Self::InsufficientScope { .. } | Self::Forbidden | Self::UnfitClaim(_) => StatusCode::FORBIDDEN,
+            Self::InsufficientScope { .. } | Self::Forbidden | Self::UnfitClaim(_) | Self::Cleartext => {
+                StatusCode::FORBIDDEN
+            }
             Self::IssuerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Body(error) | Self::Upstream(SendError::RequestBody(error)) => match error {
                 BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -139,7 +150,9 @@ impl Reject {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER);
                 None
             }
-            Self::Body(BodyError::Timeout) | Self::Upstream(SendError::RequestBody(BodyError::Timeout)) => {
+            Self::TransferCoding
+            | Self::Body(BodyError::Timeout)
+            | Self::Upstream(SendError::RequestBody(BodyError::Timeout)) => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
                 None
             }
@@ -192,6 +205,8 @@ mod tests {
             Reject::Spelling,
             Reject::RepeatedHeader,
             Reject::HeaderCount,
+            Reject::TransferCoding,
+            Reject::Cleartext,
             Reject::NoRoute,
             Reject::Method { allow: HeaderValue::from_static("GET, HEAD") },
             Reject::Unauthenticated { scope: "orders:read".to_owned() },

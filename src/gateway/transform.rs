@@ -12,9 +12,10 @@ use super::head::Connection;
 use super::plan::{Forward, HostHeader, Template, TemplatePart, UnderscoreHeaders, UpstreamAuthorization};
 use super::reject::Reject;
 use super::route::Route;
+use crate::authorization_server;
 use crate::net::body::{BodyOutcome, RequestBody};
 use crate::net::forwarded::{self, Origin};
-use crate::net::headers::{OWN_COOKIE_PREFIXES, has_token, remove_hop_by_hop};
+use crate::net::headers::{has_token, remove_hop_by_hop};
 use crate::policy::Permit;
 use crate::routing::path::CanonicalPath;
 use crate::token::VerifiedToken;
@@ -53,12 +54,16 @@ impl Managed {
     /// Removes managed names, and names with `_`: servers behind CGI-like interfaces take those for the same with `-`.
     fn remove_from(&self, headers: &mut HeaderMap, underscore: UnderscoreHeaders) {
         let unwanted = |name: &&HeaderName| {
-            if !name.as_str().contains('_') {
+            let text = name.as_str();
+            if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
                 return self.contains(name);
             }
-            let folded = name.as_str().replace('_', "-");
-            underscore == UnderscoreHeaders::Drop
-                || self.contains(name)
+            if text.contains('_') && underscore == UnderscoreHeaders::Drop {
+                return true;
+            }
+            // Some servers fold every other character into one; what then is a managed name is one here too.
+            let folded = text.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+            self.contains(name)
                 || folded.parse().is_ok_and(|folded| self.contains(&folded) || forwarded::is_forwarding(&folded))
         };
         let unwanted: Vec<HeaderName> = headers.keys().filter(unwanted).cloned().collect();
@@ -77,19 +82,22 @@ pub(super) struct UpgradeWanted {
 }
 
 impl UpgradeWanted {
-    /// Cleartext HTTP/2 is never switched to: the requests inside would pass unjudged.
+    /// One protocol, and none that carries requests of its own (HTTP/2, another HTTP, TLS): those would pass unjudged.
+    /// What is not switched to is forwarded as an ordinary request.
     pub(super) fn of(parts: &Parts) -> Option<Self> {
         if let Some(protocol) = parts.extensions.get::<hyper::ext::Protocol>() {
-            let protocol = HeaderValue::from_str(protocol.as_str()).ok()?;
-            return Some(Self { protocol, by_connect: true });
+            let by_connect = protocol.as_str().eq_ignore_ascii_case("websocket");
+            return by_connect.then_some(Self { protocol: HeaderValue::from_static("websocket"), by_connect });
         }
         if parts.version != Version::HTTP_11 || !has_token(&parts.headers, header::CONNECTION, "upgrade") {
             return None;
         }
-        let protocol = parts.headers.get(header::UPGRADE)?.clone();
-        let text = protocol.to_str().ok()?;
-        let lists_http2 = text.split(',').any(|name| name.trim().to_ascii_lowercase().starts_with("h2"));
-        (!lists_http2).then_some(Self { protocol, by_connect: false })
+        let mut named = parts.headers.get_all(header::UPGRADE).iter();
+        let (protocol, None) = (named.next()?.clone(), named.next()) else { return None };
+        let text = protocol.to_str().ok()?.to_ascii_lowercase();
+        let carries_requests = ["h2", "h3", "http", "tls"].iter().any(|name| text.starts_with(name));
+        let is_one = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-./_+".contains(&byte));
+        (is_one && !carries_requests).then_some(Self { protocol, by_connect: false })
     }
 }
 
@@ -183,22 +191,24 @@ fn caller_host(parts: &Parts) -> Option<HeaderValue> {
 
 /// Takes our cookies away, and makes one field of those that HTTP/2 splits (RFC 9113 section 8.2.3).
 fn remove_own_cookies(headers: &mut HeaderMap) {
-    let own = |pair: &str| OWN_COOKIE_PREFIXES.iter().any(|prefix| pair.trim_start().starts_with(prefix));
-    let mut values = headers.get_all(header::COOKIE).iter();
-    let Some(first) = values.next() else { return };
-    let several = values.next().is_some();
-    if !several && !first.to_str().is_ok_and(|value| value.split(';').any(own)) {
+    let fields = headers.get_all(header::COOKIE);
+    let pairs = || fields.iter().flat_map(|field| field.as_bytes().split(|byte| *byte == b';'));
+    if fields.iter().nth(1).is_none() && !pairs().any(is_own_cookie) {
         return;
     }
-    let values: Vec<HeaderValue> = headers.get_all(header::COOKIE).iter().cloned().collect();
+    let kept: Vec<&[u8]> = pairs().map(<[u8]>::trim_ascii).filter(|p| !p.is_empty() && !is_own_cookie(p)).collect();
+    let joined = HeaderValue::from_bytes(&kept.join(&b"; "[..])).ok().filter(|value| !value.is_empty());
     headers.remove(header::COOKIE);
-    let texts = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';'));
-    let kept: Vec<&str> = texts.map(str::trim).filter(|pair| !pair.is_empty() && !own(pair)).collect();
-    if let Ok(value) = HeaderValue::from_str(&kept.join("; "))
-        && !value.is_empty()
-    {
+    if let Some(mut value) = joined {
+        value.set_sensitive(true);
         headers.insert(header::COOKIE, value);
     }
+}
+
+/// Whether `name=value…` is one of the authorization server's cookies, which no upstream sees or sets.
+fn is_own_cookie(pair: &[u8]) -> bool {
+    let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+    authorization_server::COOKIES.iter().any(|own| own.as_bytes() == name)
 }
 
 /// RFC 6455 section 4.1: 16 random bytes, in base64.
@@ -237,8 +247,13 @@ pub(super) fn fill(
                 !token.scope().is_empty()
             }
             (TemplatePart::Roles, Some(token)) => {
-                text.push_str(&token.roles().join(" "));
-                !token.roles().is_empty()
+                let roles = token.roles();
+                // Joined by spaces, a role with one would be read as two.
+                if roles.len() > 1 && roles.iter().any(|role| role.contains(' ')) {
+                    return Err(Reject::UnfitClaim(name.clone()));
+                }
+                text.push_str(&roles.join(" "));
+                !roles.is_empty()
             }
             (TemplatePart::Claim(path), Some(token)) => match path.find(token.claims()) {
                 None | Some(Value::Null) => false,
@@ -249,9 +264,13 @@ pub(super) fn fill(
             return Ok(None);
         }
     }
-    // An upstream may read other bytes in another way than we do, or as the start of a new line.
-    if !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+    // An upstream may read other bytes in another way than we do, or as the start of a new line; and it takes away spaces
+    // at either end, which would make one name of two.
+    if !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) || text.trim() != text {
         return Err(Reject::UnfitClaim(name.clone()));
+    }
+    if text.is_empty() {
+        return Ok(None);
     }
     let value = HeaderValue::from_maybe_shared(bytes::Bytes::from(text));
     value.map(Some).map_err(|_| Reject::UnfitClaim(name.clone()))
@@ -275,6 +294,7 @@ fn push_claim(text: &mut String, claim: &Value) -> Option<bool> {
                 }
                 match element {
                     Value::Array(_) | Value::Object(_) | Value::Null => return None,
+                    Value::String(text) if elements.len() > 1 && text.contains(' ') => return None,
                     element => push_claim(text, element)?,
                 };
             }
@@ -293,9 +313,7 @@ pub(super) fn response_head(forward: &Forward, headers: &mut HeaderMap) {
     if let Some(trailer) = trailer {
         headers.insert(header::TRAILER, trailer);
     }
-    let sets_own = |value: &HeaderValue| {
-        value.to_str().is_ok_and(|text| OWN_COOKIE_PREFIXES.iter().any(|prefix| text.trim_start().starts_with(prefix)))
-    };
+    let sets_own = |value: &HeaderValue| is_own_cookie(value.as_bytes());
     if headers.get_all(header::SET_COOKIE).iter().any(sets_own) {
         let kept: Vec<HeaderValue> =
             headers.get_all(header::SET_COOKIE).iter().filter(|v| !sets_own(v)).cloned().collect();

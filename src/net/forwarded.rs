@@ -40,31 +40,42 @@ impl Origin {
     }
 }
 
-/// The addresses that proxies noted, the caller's first; `None` for one that is no address.
+/// The addresses that proxies noted, the caller's first; `None` for one that is no address. The first kind of field that
+/// is there counts, readable or not: a caller must not be able to bring another one into play.
 fn hops(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
-    let values = |name: &HeaderName| -> Vec<String> {
-        let all = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        all.flat_map(|value| value.split(',')).map(|part| part.trim().to_owned()).collect()
+    let read = |name: &HeaderName, read: fn(&str) -> Option<IpAddr>| -> Vec<Option<IpAddr>> {
+        let all = headers.get_all(name).iter();
+        all.flat_map(|field| field.as_bytes().split(|byte| *byte == b','))
+            .map(|part| std::str::from_utf8(part).ok().and_then(|part| read(part.trim())))
+            .collect()
     };
-    let listed = values(&X_FORWARDED_FOR);
-    if !listed.is_empty() {
-        return listed.iter().map(|hop| address(hop)).collect();
+    if headers.contains_key(X_FORWARDED_FOR) {
+        return read(&X_FORWARDED_FOR, address);
     }
-    let elements = values(&FORWARDED);
-    if !elements.is_empty() {
-        return elements.iter().map(|element| parameter(element, "for").and_then(|node| address(&node))).collect();
+    if headers.contains_key(FORWARDED) {
+        return read(&FORWARDED, |element| parameter(element, "for").and_then(|node| address(&node)));
     }
-    values(&X_REAL_IP).iter().map(|hop| address(hop)).collect()
+    read(&X_REAL_IP, address)
 }
 
 /// What the last proxy says of the scheme: the rightmost word is that of the peer itself.
 fn scheme(headers: &HeaderMap) -> Option<bool> {
-    let last = |name: HeaderName| headers.get_all(name).iter().next_back().and_then(|value| value.to_str().ok());
-    let word = match last(X_FORWARDED_PROTO) {
-        Some(value) => value.rsplit(',').next().map(|word| word.trim().to_owned()),
-        None => last(FORWARDED).and_then(|value| parameter(value.rsplit(',').next()?, "proto")),
+    let last = |name: HeaderName| {
+        let field = headers.get_all(name).iter().next_back()?;
+        field.as_bytes().rsplit(|byte| *byte == b',').next().map(|word| String::from_utf8_lossy(word).trim().to_owned())
     };
-    word.map(|word| word.eq_ignore_ascii_case("https") || word.eq_ignore_ascii_case("wss"))
+    let word = match last(X_FORWARDED_PROTO) {
+        Some(word) => Some(word),
+        None => last(FORWARDED).and_then(|element| parameter(&element, "proto")),
+    }?;
+    let is = |names: [&str; 2]| names.iter().any(|name| word.eq_ignore_ascii_case(name));
+    if is(["https", "wss"]) {
+        Some(true)
+    } else if is(["http", "ws"]) {
+        Some(false)
+    } else {
+        None
+    }
 }
 
 /// The value of one parameter of a `Forwarded` element, without its quotes.
@@ -100,7 +111,8 @@ pub fn rewrite(
         }
     }
     let proto = HeaderValue::from_static(if origin.https { "https" } else { "http" });
-    let host = headers.get(X_FORWARDED_HOST).filter(|_| origin.trusted).or(host).cloned();
+    let told = headers.get(X_FORWARDED_HOST).filter(|host| origin.trusted && is_host(host));
+    let host = told.or(host).cloned();
     let element = element(peer, host.as_ref(), origin.https);
     append(headers, X_FORWARDED_FOR, peer_text.clone());
     append(headers, FORWARDED, element);
@@ -131,7 +143,7 @@ fn element(peer: IpAddr, host: Option<&HeaderValue>, https: bool) -> HeaderValue
         IpAddr::V6(address) => format!("\"[{address}]\""),
     };
     let proto = if https { "https" } else { "http" };
-    let host = host.and_then(|host| host.to_str().ok()).filter(|host| !host.contains(['"', '\\']));
+    let host = host.filter(|host| is_host(host)).and_then(|host| host.to_str().ok());
     let text = match host {
         // A host with a port or brackets is no token and must be quoted.
         Some(host) if host.contains([':', '[']) => format!("for={node};host=\"{host}\";proto={proto}"),
@@ -139,6 +151,12 @@ fn element(peer: IpAddr, host: Option<&HeaderValue>, https: bool) -> HeaderValue
         None => format!("for={node};proto={proto}"),
     };
     value(&text).unwrap_or(HeaderValue::from_static("for=unknown"))
+}
+
+/// A name or an address, with or without a port, as far as its characters tell.
+fn is_host(value: &HeaderValue) -> bool {
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte);
+    !value.is_empty() && value.as_bytes().iter().all(fits)
 }
 
 fn value(text: &str) -> Option<HeaderValue> {
@@ -156,7 +174,7 @@ mod tests {
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let line = |(name, value): &(&'static str, &'static str)| {
-            (HeaderName::from_static(name), HeaderValue::from_static(value))
+            (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).expect("value"))
         };
         lines.iter().map(line).collect()
     }
@@ -173,6 +191,9 @@ mod tests {
             (&[("forwarded", "for=\"[2001:db8::1]:80\";proto=https")], "2001:db8::1", true),
             (&[("x-forwarded-proto", "http, HTTPS")], "10.0.0.1", true),
             (&[("x-forwarded-proto", "https,http")], "10.0.0.1", false),
+            (&[("x-forwarded-for", "\u{ff}, 2.2.2.2"), ("forwarded", "for=6.6.6.6")], "2.2.2.2", false),
+            (&[("x-forwarded-for", "\u{ff}"), ("x-real-ip", "6.6.6.6")], "10.0.0.1", false),
+            (&[("x-forwarded-proto", "\u{ff}"), ("forwarded", "proto=https")], "10.0.0.1", false),
         ] {
             let origin = Origin::of(peer, false, &headers(lines), &trusted);
             assert_eq!(origin, Origin { client: client.parse().expect("ip"), https, trusted: true }, "{lines:?}");

@@ -2,11 +2,10 @@
 
 use http::header::{self, HeaderMap, HeaderName};
 
-/// Names of the cookies that are ours start with one of these; no upstream sees or sets them.
-pub const OWN_COOKIE_PREFIXES: [&str; 2] = ["__Host-tollgate", "tollgate_"];
-
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// Of the switch to cleartext HTTP/2, which is never made.
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Whether `name` is of one hop alone, whatever `Connection` says.
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
@@ -20,12 +19,13 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
         header::PROXY_AUTHORIZATION,
         KEEP_ALIVE,
         PROXY_CONNECTION,
+        HTTP2_SETTINGS,
     ]
     .contains(name)
 }
 
-/// Removes what `Connection` names and the fields of the hop. Names that it may not take away (`keep`) stay: a caller must
-/// not be able to remove what frames or routes the message.
+/// Removes what `Connection` names and the fields of the hop. What frames the message, names its host or authorizes it
+/// stays: a caller must not be able to take that away.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers

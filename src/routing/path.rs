@@ -129,8 +129,8 @@ impl CanonicalPath {
         if !rest.is_empty() && !rest.starts_with('/') {
             return None;
         }
-        // A leading `//` would be read as an authority.
-        if rest.starts_with("//") {
+        // A leading `//` would be read as an authority, by some in other spellings too.
+        if rest.starts_with("//") || rest.starts_with("/\\") {
             return None;
         }
         let rest = if rest.is_empty() { "/" } else { rest };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -20,14 +20,14 @@ use tokio_rustls::TlsAcceptor;
 
 use super::deadline::{Timed, Waits};
 use super::guard::Guard;
-use super::{Limits, Phase, redirect};
+use super::stream::Streams;
+use super::{Limits, Phase};
 use crate::gateway::{Activity, Connection, Worker, peer_text};
-use crate::net::BaseUrl;
 use crate::telemetry::metrics::Metrics;
 
 /// What an HTTP/2 connection starts with (RFC 9113 section 3.4); no HTTP/1 method has its first three letters.
 const PREFACE_START: &[u8] = b"PRI";
-/// Pause between two looks at a connection that sent one or two bytes.
+/// First pause between two looks at a connection that sent one or two bytes; it doubles.
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 /// Requests that one HTTP/2 connection may have under way.
 const MAX_STREAMS: u32 = 250;
@@ -43,8 +43,8 @@ pub(super) struct Listener {
     pub(super) index: usize,
     pub(super) name: Arc<str>,
     tls: Option<Arc<ServerConfig>>,
-    /// Where everything is sent instead of being forwarded.
-    redirect: Option<BaseUrl>,
+    /// Sends everybody to https and forwards nothing.
+    redirects: bool,
     waits: Waits,
     header_bytes: usize,
     header_count: usize,
@@ -58,7 +58,7 @@ impl Listener {
         index: usize,
         name: Arc<str>,
         tls: Option<Arc<ServerConfig>>,
-        redirect: Option<BaseUrl>,
+        redirects: bool,
         limits: &Limits,
         metrics: &Metrics,
     ) -> Self {
@@ -69,7 +69,7 @@ impl Listener {
             handshakes: metrics.tls_handshakes.clone(),
             name,
             tls,
-            redirect,
+            redirects,
             waits: Waits {
                 header: limits.header_timeout,
                 idle: limits.idle_timeout,
@@ -105,6 +105,7 @@ pub(super) async fn serve(
         peer,
         peer_text: peer_text(peer),
         tls: listener.tls.is_some(),
+        redirects: listener.redirects,
         activity: Activity::default(),
         guard: Box::new(guard),
     });
@@ -141,10 +142,14 @@ pub(super) async fn serve(
 /// Whether the first bytes are those of HTTP/2. Nothing is taken from the stream.
 async fn starts_like_http2(stream: &TcpStream) -> bool {
     let mut start = [0; PREFACE_START.len()];
+    let mut pause = PREFACE_PAUSE;
     loop {
         match stream.peek(&mut start).await {
             Ok(3..) => return start == PREFACE_START,
-            Ok(1..) if PREFACE_START.starts_with(&start[..1]) => tokio::time::sleep(PREFACE_PAUSE).await,
+            Ok(1..) if PREFACE_START.starts_with(&start[..1]) => {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
             _ => return false,
         }
     }
@@ -164,17 +169,7 @@ impl Served {
         let expired = io.expired();
         let io = TokioIo::new(io);
         let peer = connection.peer;
-        let result = if let Some(public_url) = &listener.redirect {
-            let activity = &connection.activity;
-            let service = service_fn(|request: Request<Incoming>| {
-                activity.begin();
-                let response = redirect::answer(public_url, &request);
-                activity.end();
-                std::future::ready(Ok::<_, Infallible>(response))
-            });
-            let connection = http1(&listener).serve_connection(io, service);
-            until_drained(pin!(connection), &mut phase, || false, |c| c.graceful_shutdown()).await
-        } else if http2 {
+        let result = if http2 {
             let service = service_fn(move |request: Request<Incoming>| {
                 let (worker, connection) = (Arc::clone(&worker), Arc::clone(&connection));
                 async move { Ok::<_, Infallible>(worker.answer(connection, request).await) }
@@ -209,8 +204,9 @@ fn http1(listener: &Listener) -> hyper::server::conn::http1::Builder {
     builder
 }
 
-fn http2(listener: &Listener) -> hyper::server::conn::http2::Builder<TokioExecutor> {
-    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+fn http2(listener: &Listener) -> hyper::server::conn::http2::Builder<Streams> {
+    let streams = Streams { idle: listener.waits.write, reached: listener.waits.reached.clone() };
+    let mut builder = hyper::server::conn::http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(listener.header_bytes).unwrap_or(u32::MAX))

@@ -20,7 +20,7 @@ pub(super) struct Waits {
     pub header: Duration,
     /// Between requests.
     pub idle: Duration,
-    /// For the peer to take a byte of ours.
+    /// For the peer to take a byte of ours, or to let a stream go on.
     pub write: Duration,
     pub reached: IntCounterVec,
 }
@@ -49,6 +49,8 @@ pub(super) struct Timed<I> {
     http2: bool,
     /// When the first byte came that belongs to no request yet, and how many requests there had been.
     head: Option<(Instant, u64)>,
+    /// In HTTP/2, after it was told to go because it was idle.
+    goodbye_until: Option<Instant>,
     read_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
     expired: Expired,
@@ -58,7 +60,18 @@ impl<I> Timed<I> {
     pub(super) fn new(io: I, connection: Arc<Connection>, waits: Waits, http2: bool) -> Self {
         let expired = Expired::default();
         let preface_left = if http2 { PREFACE_BYTES } else { 0 };
-        Self { io, connection, waits, preface_left, http2, head: None, read_timer: None, write_timer: None, expired }
+        Self {
+            io,
+            connection,
+            waits,
+            preface_left,
+            http2,
+            head: None,
+            goodbye_until: None,
+            read_timer: None,
+            write_timer: None,
+            expired,
+        }
     }
 
     pub(super) fn expired(&self) -> Expired {
@@ -84,11 +97,12 @@ impl<I> Timed<I> {
     }
 
     fn poll_read_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if self.expired.is_set() {
-            return Poll::Pending;
-        }
         loop {
-            let (deadline, limit) = self.read_deadline();
+            let (deadline, limit) = match self.goodbye_until {
+                // It was asked to go and does not answer.
+                Some(deadline) if !self.connection.activity.is_running() => (deadline, "idle_timeout"),
+                _ => self.read_deadline(),
+            };
             let timer = self.read_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
             // A timer that was set for later is moved; one that fires too early is set anew below.
             if timer.deadline() > deadline {
@@ -102,9 +116,10 @@ impl<I> Timed<I> {
                 continue;
             }
             self.waits.reached.with_label_values(&[limit]).inc();
-            if self.http2 && limit == "idle_timeout" {
+            if self.http2 && limit == "idle_timeout" && self.goodbye_until.is_none() {
+                self.goodbye_until = Some(Instant::now() + self.waits.header);
                 self.expired.0.store(true, Ordering::Relaxed);
-                return Poll::Pending;
+                continue;
             }
             return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, limit));
         }

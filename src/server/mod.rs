@@ -4,7 +4,7 @@
 mod connection;
 mod deadline;
 mod guard;
-mod redirect;
+mod stream;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -106,7 +106,7 @@ pub struct Bound {
 impl Bound {
     /// Binds every listener and loads its certificates.
     pub fn bind(settings: Settings, metrics: &Metrics) -> Result<Self, ServerError> {
-        let Settings { public_url, trusted_proxies, workers, limits, listeners } = settings;
+        let Settings { public_url: _, trusted_proxies, workers, limits, listeners } = settings;
         let mut bound = Vec::new();
         let mut watched = Vec::new();
         for (index, settings) in listeners.into_iter().enumerate() {
@@ -127,8 +127,7 @@ impl Bound {
             let socket = listen(address).map_err(bind_failed)?;
             let local = socket.local_addr().map_err(bind_failed)?;
             tracing::info!(event = "listener.ready", listener = &*name, address = %local, tls = tls.is_some());
-            let redirect = redirect_to_https.then(|| public_url.clone());
-            bound.push((Arc::new(Listener::new(index, name, tls, redirect, &limits, metrics)), socket));
+            bound.push((Arc::new(Listener::new(index, name, tls, redirect_to_https, &limits, metrics)), socket));
         }
         Ok(Self { listeners: bound, certificates: watched, workers, limits, trusted_proxies })
     }

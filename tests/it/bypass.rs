@@ -690,7 +690,7 @@ fn class_29_lax_scheme_parsing() {
 fn class_30_tokens_and_own_cookies_stay_here() {
     let site = Site::with(IDENTITY);
     let token = site.mint.token(&json!({}));
-    let cookies = "a=1; __Host-tollgate=secret; __Host-tollgate_session=secret; b=2";
+    let cookies = "a=1; __Host-tollgate-browser=secret; __Host-tollgate-session=secret; b=2";
     assert_eq!(site.send(&Req::get("/x").bearer(&token).header("Cookie", cookies)).status, 200);
     let seen = site.upstream.last();
     assert!(!String::from_utf8_lossy(&seen.head).contains(&token));

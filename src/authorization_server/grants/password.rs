@@ -8,6 +8,7 @@ use super::super::server::AuthorizationServer;
 use super::super::tokens::{Facts, UserFacts};
 use super::super::users::{Account, MAX_NAME, MAX_PASSWORD};
 use super::{GrantRequest, requested_scope};
+use crate::clock::UnixSeconds;
 use crate::store::{Grant, GrantId};
 
 /// Longest `state` that is echoed, in bytes.
@@ -69,6 +70,16 @@ impl AuthorizationServer {
         Ok(response)
     }
 
+    /// Waits until the next attempt counts, unless that was waited for already (`waited`); gives the moment.
+    async fn wait_for_turn(&self, name: &str, client: &str, waited: UnixSeconds) -> Result<UnixSeconds, Error> {
+        let turn = self.guesses().turn(name, client);
+        let turn = turn.ok_or_else(|| Error::overloaded("too many attempts for this user wait"))?;
+        if turn.until > waited {
+            tokio::time::sleep(turn.wait).await;
+        }
+        Ok(turn.until)
+    }
+
     /// The user whose password this is. Failures count where the guesser is: at the address, or, behind an application
     /// that proved who it is, at the user and the application, where they only slow it down.
     async fn check_password(
@@ -82,15 +93,12 @@ impl AuthorizationServer {
             return self.check_password_from(name, password, request.caller).await;
         }
         let client = &request.client().id;
-        let Some(turn) = guesses.turn(name, client) else {
-            return Err(Error::overloaded("too many attempts for this user wait"));
-        };
-        if !turn.wait.is_zero() {
-            tokio::time::sleep(turn.wait).await;
-        }
-        drop(turn);
         let user = self.name_for_log(name);
-        match self.users().authenticate(self.pool(), name, password).await? {
+        let waited = self.wait_for_turn(name, client, 0).await?;
+        let checked = self.users().authenticate(self.pool(), name, password).await?;
+        // Others may have failed meanwhile: many attempts at once must not all be answered at once.
+        self.wait_for_turn(name, client, waited).await?;
+        match checked {
             Ok(account) => {
                 guesses.succeeded_through(name, client);
                 self.audit_login(request.caller, user, Some(client), Ok(()));

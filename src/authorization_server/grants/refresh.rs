@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::super::error::{Error, ErrorCode};
 use super::super::server::AuthorizationServer;
 use super::super::tokens::{Facts, UserFacts, narrow_audience};
+use super::super::users::OFFLINE_ACCESS;
 use super::{GrantRequest, invalid_scope};
 use crate::scope::ScopeSet;
 use crate::store::{Digest, Rotation};
@@ -40,6 +41,10 @@ impl AuthorizationServer {
         }
         let left = requested.filter(|scope| client.scopes.contains(scope));
         let (scope, _) = self.granted_scope(client, account, &left)?;
+        let for_use = |scopes: &ScopeSet| scopes.iter().any(|scope| scope != OFFLINE_ACCESS);
+        if for_use(&requested) && !for_use(&scope) {
+            return Err(invalid_scope("nothing is left of what was granted"));
+        }
         let audience = narrow_audience(&grant.audience, request.form)?;
 
         let user = UserFacts { account, auth_time: grant.auth_time, amr: &grant.amr };

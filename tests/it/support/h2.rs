@@ -14,7 +14,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio_rustls::TlsConnector;
@@ -80,6 +80,32 @@ impl H2Client {
 
     pub fn send(&mut self, request: Request<Body>) -> H2Response {
         self.try_send(request).unwrap()
+    }
+
+    /// Opens a tunnel by extended CONNECT (RFC 8441), sends `bytes` through it and gives the status, and as many bytes as
+    /// come back.
+    pub fn connect(&mut self, uri: &str, protocol: &'static str, bytes: &[u8]) -> (u16, Vec<u8>) {
+        let mut request = Request::connect(uri).body(empty()).unwrap();
+        request.extensions_mut().insert(hyper::ext::Protocol::from_static(protocol));
+        let sender = &mut self.sender;
+        self.runtime.block_on(async {
+            let exchange = async {
+                sender.ready().await.unwrap();
+                // The server's settings say whether it knows the protocol pseudo-header.
+                let mut response = sender.send_request(request).await.unwrap();
+                let status = response.status().as_u16();
+                if status != 200 {
+                    return (status, Vec::new());
+                }
+                let Ok(upgraded) = hyper::upgrade::on(&mut response).await else { return (status, Vec::new()) };
+                let mut tunnel = TokioIo::new(upgraded);
+                tunnel.write_all(bytes).await.unwrap();
+                let mut back = vec![0; bytes.len()];
+                tunnel.read_exact(&mut back).await.unwrap();
+                (status, back)
+            };
+            tokio::time::timeout(PATIENCE, exchange).await.expect("an answer in time")
+        })
     }
 
     pub fn try_send(&mut self, request: Request<Body>) -> hyper::Result<H2Response> {
