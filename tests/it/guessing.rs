@@ -294,11 +294,7 @@ fn p9_the_address_is_the_one_behind_trusted_proxies() {
         "429 temporarily_unavailable",
     );
 
-    let site = server::browsed()
-        .server("trusted_proxies = [\"127.0.0.1/32\"]")
-        .more(lockout)
-        .more(app)
-        .start();
+    let site = server::browsed().server("trusted_proxies = [\"127.0.0.1/32\"]").more(lockout).more(app).start();
     let guess = |forwarded: &str, password: &str| {
         let request = token_request(&password_form("alice", password, &[("client_id", "app")]));
         let request = request.header("X-Forwarded-Proto", "https").header("X-Forwarded-For", forwarded);
