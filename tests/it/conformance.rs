@@ -8,7 +8,7 @@ fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The functions marked as tests below a folder, each with `true` when it is one of the black-box tests.
+/// The functions marked as tests below a folder.
 fn tests_of(folder: &Path, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -20,10 +20,10 @@ fn tests_of(folder: &Path, found: &mut BTreeSet<String>) {
             for line in source.lines().map(str::trim) {
                 if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
                     marked = true;
-                } else if let Some(rest) = line.strip_prefix("fn ").or_else(|| line.strip_prefix("async fn ")) {
-                    if std::mem::take(&mut marked) {
-                        found.insert(rest.split('(').next().unwrap().to_owned());
-                    }
+                } else if let Some(rest) = line.strip_prefix("fn ").or_else(|| line.strip_prefix("async fn "))
+                    && std::mem::take(&mut marked)
+                {
+                    found.insert(rest.split('(').next().unwrap().to_owned());
                 }
             }
         }

@@ -143,7 +143,7 @@ fn l4_l5_l7_a_person_logs_in_and_comes_back() {
 }
 
 #[test]
-fn l5_l8_without_scripts_and_in_two_tabs() {
+fn l5_without_scripts() {
     let Some(mut scene) = Scene::start() else { return };
     let mut wrong = Wrong::default();
     scene.browser.without_scripts();
