@@ -199,7 +199,7 @@ impl AuthorizationServer {
         };
         let forget = expires.saturating_add(REMEMBER_SECONDS.max(self.settings().access_token_lifetime.as_secs()));
         if let Err(error) = self.store().put_code(Digest::of(&text), code, forget).await {
-            tracing::error!(%error, "an authorization code could not be stored");
+            tracing::error!(event = "code.not_stored", %error, "an authorization code could not be stored");
             return Err(request.refusal("server_error", "the server failed"));
         }
         tracing::info!(

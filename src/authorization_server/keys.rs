@@ -240,7 +240,12 @@ async fn change(
     }
     let (mut put, mut remove) = (Vec::new(), Vec::new());
     for step in steps {
-        tracing::info!(target: "audit", event = "signing_key", change = ?step);
+        let (change, kid) = match &step {
+            Step::Generate(state) => (state.name(), None),
+            Step::Move(kid, state) => (state.name(), Some(kid.as_str())),
+            Step::Remove(kid) => ("removed", Some(kid.as_str())),
+        };
+        tracing::info!(target: "audit", event = "signing_key", change, kid);
         match step {
             Step::Generate(state) => {
                 let algorithm = policy.algorithm;

@@ -60,6 +60,23 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
+    /// For logs and metric labels.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Authorize => "authorize",
+            Self::Login => "login",
+            Self::Consent => "consent",
+            Self::Logout => "logout",
+            Self::Style => "style",
+            Self::Token => "token",
+            Self::Revoke => "revoke",
+            Self::Introspect => "introspect",
+            Self::Jwks => "jwks",
+            Self::Metadata => "metadata",
+            Self::Unknown => "unknown",
+        }
+    }
+
     /// Whether people see what it answers.
     fn is_page(self) -> bool {
         matches!(self, Self::Authorize | Self::Login | Self::Consent | Self::Logout | Self::Style)
@@ -126,7 +143,7 @@ impl AuthorizationServer {
         let mut users = Users::new(std::mem::take(&mut settings.users), std::mem::take(&mut settings.roles));
         users.set_changed(shared.store.note_passwords(users.stamps()).await?);
         for client in clients.iter().filter(|client| client.grants.contains(&super::Grant::Password)) {
-            tracing::warn!(client = %client.id, "a client has the password grant, which RFC 9700 deprecates");
+            tracing::warn!(event = "password_grant", client = %client.id, "a client has the password grant, which RFC 9700 deprecates");
         }
         Ok(Arc::new(Self { settings, clients, users, pages, shared }))
     }
@@ -170,6 +187,7 @@ impl AuthorizationServer {
                 return self.error_page(StatusCode::FORBIDDEN, "This page is opened with https.", caller);
             }
             let error = Error::new(ErrorCode::InvalidRequest, "https is required");
+            self.audit_refusal(endpoint.name(), &error, None, caller);
             return error.response(self.settings.issuer.as_str());
         }
         let mut response = match endpoint {
@@ -210,6 +228,10 @@ impl AuthorizationServer {
     /// Announces a new signing key, which takes over when every verifier knows it; with `now` it takes over at once, and
     /// with `revoke_old` too the old ones are removed together with every token they signed.
     pub async fn rotate_keys(&self, now: bool, revoke_old: bool) -> Result<Vec<KeyInfo>, KeyError> {
+        if now && revoke_old {
+            // Opaque ones carry no signature; the new keys make every verifier look again.
+            self.shared.store.forget_opaque_tokens().await?;
+        }
         self.shared.keys.rotate(now, revoke_old).await?;
         Ok(self.list_keys())
     }
@@ -218,14 +240,14 @@ impl AuthorizationServer {
     pub async fn upkeep(self: Arc<Self>) {
         loop {
             if let Err(error) = self.shared.keys.maintain().await {
-                tracing::error!(%error, "signing keys could not be maintained");
+                tracing::error!(event = "upkeep.failed", %error, "signing keys could not be maintained");
             }
             loop {
                 match self.shared.store.sweep(SWEEP_ROWS).await {
                     Ok(SWEEP_ROWS) => {}
                     Ok(_) => break,
                     Err(error) => {
-                        tracing::error!(%error, "expired rows could not be removed");
+                        tracing::error!(event = "upkeep.failed", %error, "expired rows could not be removed");
                         break;
                     }
                 }

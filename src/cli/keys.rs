@@ -20,7 +20,7 @@ pub(super) struct Arguments {
     #[command(subcommand)]
     action: Action,
     /// The admin listener, where it is not the one of the configuration (its port was 0, say)
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", global = true)]
     admin: Option<SocketAddr>,
 }
 

@@ -36,9 +36,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve. SIGHUP or a changed file reloads, SIGTERM drains.
+    /// Serve. SIGTERM drains; replaced certificates are picked up; other changes need a restart.
     ///
-    /// Nothing starts, and nothing is swapped on a reload, while the configuration has an error.
+    /// Nothing starts while the configuration has an error.
     Run(run::Arguments),
     /// Load the configuration, say everything that is wrong with it, and run its [[tests]].
     ///
@@ -77,7 +77,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct ConfigArgument {
     /// The configuration file [default: tollgate.toml, then /etc/tollgate/tollgate.toml]
-    #[arg(short, long = "config", value_name = "FILE")]
+    #[arg(short, long = "config", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 }
 

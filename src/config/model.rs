@@ -648,7 +648,7 @@ table! {
     Forward, "a table" {
         /// Taken off the front of the path.
         strip_prefix: String,
-        /// "upstream", "preserve", or a literal. Default: "preserve".
+        /// "upstream", "preserve", or a literal. Default: "upstream".
         host: String,
         /// Default: "strip".
         authorization: UpstreamAuthorization,

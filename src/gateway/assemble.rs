@@ -29,11 +29,11 @@ pub struct Context {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AssembleError {
-    #[error("the store: {0}")]
+    #[error("the store")]
     Store(#[from] OpenError),
-    #[error("the authorization server: {0}")]
+    #[error("the authorization server")]
     AuthorizationServer(#[from] StartError),
-    #[error("{0}")]
+    #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("the keys of issuer {issuer}: {reason}")]
     Keys { issuer: Arc<str>, reason: String },

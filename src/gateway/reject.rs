@@ -185,7 +185,7 @@ pub fn problem(status: StatusCode, request_id: &HeaderValue) -> Response<Bytes> 
         "status": status.as_u16(),
         "request_id": request_id.to_str().unwrap_or_default(),
     });
-    let mut response = Response::new(Bytes::from(body.to_string()));
+    let mut response = Response::new(Bytes::from(body.to_string() + "\n"));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

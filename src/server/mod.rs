@@ -64,12 +64,12 @@ pub struct Limits {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    #[error("listener {listener}: cannot listen on {address}: {source}")]
+    #[error("listener {listener}: cannot listen on {address}")]
     Bind { listener: Arc<str>, address: SocketAddr, source: io::Error },
-    #[error("listener {listener}: {source}")]
+    #[error("listener {listener}")]
     Tls { listener: Arc<str>, source: TlsError },
-    #[error("cannot start a worker thread: {0}")]
-    Thread(io::Error),
+    #[error("cannot start a worker thread")]
+    Thread(#[source] io::Error),
 }
 
 /// Connections that wait in the kernel to be accepted.

@@ -91,12 +91,31 @@ impl TokenUse {
     }
 }
 
+/// Opaque tokens that one transaction removes.
+const FORGOTTEN_AT_ONCE: usize = 500;
+
 impl Store {
     /// The facts of an opaque access token that has neither expired nor been revoked.
     pub async fn opaque_token(&self, token: &str) -> Result<Option<OpaqueToken>, StoreError> {
         let digest = Digest::of(token);
         let found: Option<OpaqueToken> = self.read(|tx| tx.get(Table::OpaqueTokens, digest.as_bytes()))?;
         Ok(found.filter(|token| !self.0.live.revocations.is_revoked(&token.jti)))
+    }
+
+    /// Ends every opaque access token.
+    pub async fn forget_opaque_tokens(&self) -> Result<(), StoreError> {
+        loop {
+            let removed = self.write(|tx| {
+                let rows = tx.scan::<OpaqueToken>(Table::OpaqueTokens, b"", FORGOTTEN_AT_ONCE)?;
+                for (key, _) in &rows {
+                    tx.delete(Table::OpaqueTokens, key);
+                }
+                Ok(rows.len())
+            });
+            if removed.await? < FORGOTTEN_AT_ONCE {
+                return Ok(());
+            }
+        }
     }
 
     /// To be called when an access token of the embedded server was verified; once for each token is enough. Costs one

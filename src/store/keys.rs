@@ -20,6 +20,16 @@ pub enum KeyState {
     Retired,
 }
 
+impl KeyState {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Retired => "retired",
+        }
+    }
+}
+
 #[derive(Clone, Serialize, Deserialize)]
 pub struct StoredKey {
     pub kid: String,

@@ -7,8 +7,9 @@ use crate::support::{Req, Site, Wrong, send};
 fn keys(site: &Site, arguments: &[&str]) -> String {
     let admin = site.gateway.admin().to_string();
     let output = binary()
-        .args(["keys", "-c", "tollgate.toml", "--admin", &admin])
+        .arg("keys")
         .args(arguments)
+        .args(["-c", "tollgate.toml", "--admin", &admin])
         .current_dir(site.gateway.dir.path())
         .env("CLIENT_SECRET", server::SECRET)
         .output()
@@ -45,6 +46,18 @@ fn j2_j4_keys_are_published_before_use_and_an_emergency_ends_what_they_signed() 
     let jwks = site.send(&Req::get("/oauth2/jwks").host(HOST)).json();
     wrong.eq("one is published", jwks["keys"].as_array().map(Vec::len), Some(1));
     wrong.done();
+}
+
+#[test]
+fn j4_an_emergency_ends_opaque_tokens_too() {
+    let site = server::builder().start_with(|config| {
+        config.replace("[authorization_server]", "[authorization_server]\naccess_token_format = \"opaque\"")
+    });
+    let body = log_in(&site, "billing", &[]).json();
+    let token = body["access_token"].as_str().unwrap();
+    assert_eq!(site.get("/orders/7", Some(token)).status, 200);
+    keys(&site, &["rotate", "--now", "--revoke-old"]);
+    assert_eq!(site.get("/orders/7", Some(token)).status, 401);
 }
 
 #[test]

@@ -272,7 +272,11 @@ impl Compiler<'_> {
                         "the client `{}` uses the password grant, which RFC 9700 forbids for new applications",
                         id.value
                     ),
-                    "plan to move it to `authorization_code`; `password_until = 2027-06-30` sets the last day",
+                    if password_until.key().is_some() {
+                        "move it to `authorization_code` before `password_until`"
+                    } else {
+                        "plan to move it to `authorization_code`; `password_until` sets the last day"
+                    },
                 );
             }
         } else if grants.complete {
