@@ -150,6 +150,18 @@ fn b07_b09_b10_a_token_elsewhere_is_no_token_and_is_not_logged() {
 }
 
 #[test]
+fn b08_a_token_in_a_form_is_no_token() {
+    let site = Site::open();
+    let body = format!("access_token={}", site.mint.scoped("orders:read"));
+    let answer = site.send(&Req::post("/x").form(&body));
+    assert_eq!((answer.status, answer.challenge_param("error")), (401, None));
+    // And a form with one in it passes as any other body does.
+    let answer = site.send(&Req::post("/x").bearer(&site.mint.scoped("orders:read")).form(&body));
+    assert_eq!(answer.status, 200);
+    assert_eq!(site.upstream.last().body, body.as_bytes());
+}
+
+#[test]
 fn b11_every_bad_token_gets_the_same_answer() {
     let site = Site::with(ROUTES);
     let mint = &site.mint;

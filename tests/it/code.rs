@@ -68,7 +68,7 @@ fn a16_a17_s2_t9_the_whole_way() {
     let body = answer.json();
     wrong.eq("type", &body["token_type"], "Bearer");
     wrong.eq("S2-8", &body["expires_in"], 3600);
-    wrong.eq("scope", &body["scope"], "orders:read offline_access");
+    wrong.eq("T8 scope", &body["scope"], "orders:read offline_access");
     wrong.ok("refresh token", body["refresh_token"].is_string(), &body);
     wrong.ok("no state here", body.get("state").is_none(), &body);
     let token = body["access_token"].as_str().unwrap();

@@ -205,7 +205,7 @@ fn p3_p9_failures_behind_a_client_only_delay() {
         runs.into_iter().map(|run| run.join().unwrap()).collect()
     });
     let busy: Vec<_> = answers.iter().filter(|answer| answer.status == 503).collect();
-    wrong.ok("P10 some", !busy.is_empty(), "none");
+    wrong.ok("G15 P10 some", !busy.is_empty(), "none");
     for answer in busy {
         wrong.eq("P10", outcome(answer).as_str(), "503 temporarily_unavailable");
         wrong.ok("P10 Retry-After", retry_after(answer) > 0, &answer.headers);

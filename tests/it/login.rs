@@ -565,7 +565,7 @@ fn l9_refresh_tokens_outlive_the_browser() {
 }
 
 #[test]
-fn g17_pages_know_their_place() {
+fn pages_know_their_place() {
     // The pages are reserved on the issuer's host whatever the routes say, and elsewhere only where no route is.
     let site = server::browsed().start();
     for path in ["/oauth2/login/", "/oauth2/Login", "/oauth2/x", "/oauth2/authorize/x", "/oauth2"] {

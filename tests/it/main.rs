@@ -1,5 +1,11 @@
 //! Black-box tests: they run the binary and talk to it over its sockets, knowing only its documented behaviour.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking"
+)]
 #![allow(unreachable_pub, reason = "the test binary has no interface")]
 
 mod admin;
@@ -7,8 +13,10 @@ mod assertions;
 mod bearer;
 mod bypass;
 mod cli;
+mod clients;
 mod code;
 mod config;
+mod conformance;
 mod edges;
 mod guessing;
 mod harness;
@@ -18,6 +26,7 @@ mod keys;
 mod limits;
 mod listeners;
 mod login;
+mod pages;
 mod proxy;
 mod refresh;
 mod revocation;

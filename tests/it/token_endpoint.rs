@@ -62,6 +62,7 @@ const BAD_REQUEST: &str = "400 invalid_request";
 
 #[test]
 fn p1_t9_the_happy_path() {
+    // P15: the client has a redirect URI, which this grant does not look at.
     let site = server::start();
     let answer = log_in(&site, "billing", &[]);
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -121,6 +122,7 @@ fn rs256_is_the_default_and_verifies_with_the_published_key() {
 
 #[test]
 fn ca1_to_ca14_client_authentication() {
+    // G2 and G9 too, in every row.
     let site = server::start();
     let good = good_form();
     let with = |header: &str| token_request(&good).header("Authorization", header);

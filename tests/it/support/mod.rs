@@ -2,12 +2,14 @@
 //! tokens, and clients that send whatever bytes they are told.
 
 pub mod browser;
+pub mod chromium;
 pub mod command;
 pub mod gateway;
 pub mod h2;
 pub mod http;
 pub mod metrics;
 pub mod mint;
+pub mod public;
 pub mod server;
 pub mod site;
 pub mod tls;
