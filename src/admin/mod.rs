@@ -71,19 +71,25 @@ pub struct Admin {
     socket: Option<TcpListener>,
     token: Option<Secret<String>>,
     tls: Option<Arc<rustls::ServerConfig>>,
+    certificates: Option<Arc<Certificates>>,
     control: Arc<Control>,
 }
 
 impl Admin {
     pub fn new(settings: Settings, socket: TcpListener, control: Arc<Control>) -> Result<Self, TlsError> {
-        let tls = match &settings.tls {
-            None => None,
+        let (certificates, tls) = match &settings.tls {
+            None => (None, None),
             Some(tls) => {
                 let certificates = Arc::new(Certificates::load(tls)?);
-                Some(tls.build(certificates, &[b"http/1.1"])?)
+                (Some(Arc::clone(&certificates)), Some(tls.build(certificates, &[b"http/1.1"])?))
             }
         };
-        Ok(Self { socket: Some(socket), token: settings.token, tls, control })
+        Ok(Self { socket: Some(socket), token: settings.token, tls, certificates, control })
+    }
+
+    /// What it shows of itself, for whoever looks after replaced files.
+    pub fn certificates(&self) -> Option<Arc<Certificates>> {
+        self.certificates.clone()
     }
 
     /// Serves until dropped.

@@ -81,6 +81,9 @@ impl Running {
         if let Some(socket) = admin_socket {
             let address = socket.local_addr().context("[admin]")?;
             let admin = Admin::new(admin, socket, Arc::clone(&control)).context("[admin]")?;
+            if let Some(certificates) = admin.certificates() {
+                bound.also_watch("admin", certificates, metrics);
+            }
             tracing::info!(event = "listener.ready", listener = "admin", %address);
             tokio::spawn(admin.serve());
         }

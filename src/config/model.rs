@@ -506,7 +506,7 @@ table! {
         balance: Balance,
         /// Default: "2s".
         connect_timeout: Interval,
-        /// To the response head. Default: "30s".
+        /// From the end of the request to the response head. Default: "30s".
         response_timeout: Interval,
         /// Kept for each server and worker. Default: 64.
         idle_connections: u64,
@@ -576,7 +576,7 @@ table! {
         mode: Mode,
         /// Default: `server.limits.body_bytes`.
         body_bytes: Size,
-        /// To the response head. Default: the upstream's `response_timeout`.
+        /// From the end of the request to the response head. Default: the upstream's `response_timeout`.
         timeout: Interval,
         /// Also accept HTTP Basic from legacy callers.
         basic_bridge: BasicBridge,

@@ -19,7 +19,7 @@ pub(super) struct Tunnel {
     pub(super) server: OnUpgrade,
     pub(super) idle: Duration,
     pub(super) ends_at: Option<Instant>,
-    /// Keeps the upstream's connection counted.
+    /// Keeps the upstream's connection counted until the end of the tunnel.
     pub(super) lease: upstream::ResponseBody,
     /// Told of at the end of the tunnel.
     pub(super) exchange: Box<Exchange>,
@@ -28,32 +28,28 @@ pub(super) struct Tunnel {
 impl Tunnel {
     /// Runs until both directions are closed.
     pub(super) async fn run(mut self) {
-        let reason = match self.copy().await {
+        let outcome = self.copy().await;
+        drop(self.lease);
+        match outcome {
             Ok(bytes) => {
                 self.exchange.complete = true;
                 self.exchange.bytes = bytes;
-                return;
             }
-            Err(reason) => reason,
-        };
-        self.exchange.cause = Some(reason);
-        drop(self.lease);
+            Err(reason) => self.exchange.cause = Some(reason),
+        }
     }
 
     async fn copy(&mut self) -> Result<u64, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let (caller, server) = tokio::try_join!(&mut self.caller, &mut self.server).map_err(|error| text(&error))?;
-        let moved = Arc::new(AtomicU64::new(0));
-        let mut caller = Counted { io: TokioIo::new(caller), moved: Arc::clone(&moved) };
+        let last_byte = Arc::new(LastByte::new());
+        let mut caller = Observed { io: TokioIo::new(caller), last_byte: Arc::clone(&last_byte) };
         let mut server = TokioIo::new(server);
         let copy = tokio::io::copy_bidirectional(&mut caller, &mut server);
         tokio::pin!(copy);
-        let mut seen = 0;
         loop {
-            let mut wake = Instant::now() + self.idle;
-            if let Some(end) = self.ends_at {
-                wake = wake.min(end);
-            }
+            let silent_until = last_byte.moment() + self.idle;
+            let wake = self.ends_at.map_or(silent_until, |end| end.min(silent_until));
             tokio::select! {
                 done = &mut copy => return done.map(|(_, down)| down).map_err(|error| text(&error)),
                 () = tokio::time::sleep_until(wake) => {}
@@ -61,35 +57,56 @@ impl Tunnel {
             if self.ends_at.is_some_and(|end| Instant::now() >= end) {
                 return Err("the token expired".to_owned());
             }
-            let now_moved = moved.load(Ordering::Relaxed);
-            if now_moved == seen {
+            if Instant::now() >= last_byte.moment() + self.idle {
                 return Err(format!("no byte for {:?}", self.idle));
             }
-            seen = now_moved;
         }
     }
 }
 
-/// Counts every byte on its way, so that a silent tunnel is noticed within two idle times.
-struct Counted<I> {
-    io: I,
-    moved: Arc<AtomicU64>,
+/// When a byte last passed, as time since the start of the tunnel.
+struct LastByte {
+    started: Instant,
+    nanos: AtomicU64,
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
+impl LastByte {
+    fn new() -> Self {
+        Self { started: Instant::now(), nanos: AtomicU64::new(0) }
+    }
+
+    fn is_now(&self) {
+        let nanos = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.nanos.store(nanos, Ordering::Relaxed);
+    }
+
+    fn moment(&self) -> Instant {
+        self.started + Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
+    }
+}
+
+/// The caller's end, where every byte of both directions passes.
+struct Observed<I> {
+    io: I,
+    last_byte: Arc<LastByte>,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Observed<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        self.moved.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        if buf.filled().len() > before {
+            self.last_byte.is_now();
+        }
         polled
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
+impl<I: AsyncWrite + Unpin> AsyncWrite for Observed<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, bytes);
-        if let Poll::Ready(Ok(written)) = &polled {
-            self.moved.fetch_add(*written as u64, Ordering::Relaxed);
+        if let Poll::Ready(Ok(1..)) = &polled {
+            self.last_byte.is_now();
         }
         polled
     }

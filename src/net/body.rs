@@ -1,14 +1,15 @@
 //! A request's body on its way to an upstream or to the authorization server: counted, timed, never held whole.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 /// Why a request's body ended early.
@@ -22,18 +23,84 @@ pub enum BodyError {
     Aborted,
 }
 
-/// Tells, after the body was handed away, how it ended.
+/// Tells, after the body was handed away, how far it is and how it ended.
 #[derive(Clone, Debug, Default)]
-pub struct BodyOutcome(Option<Arc<AtomicU8>>);
+pub struct BodyOutcome(Option<Arc<Progress>>);
+
+#[derive(Debug)]
+struct Progress {
+    error: AtomicU8,
+    timeout: Duration,
+    turn: Mutex<Turn>,
+    ended: Notify,
+}
+
+/// Who is waited for, and since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Nobody has asked for the body yet.
+    Start,
+    /// The caller, to send more.
+    Caller,
+    /// The upstream, to take more.
+    Upstream(Instant),
+    /// The upstream, to answer.
+    Ended(Instant),
+}
 
 impl BodyOutcome {
     /// The error the body ended with, so far.
     pub fn error(&self) -> Option<BodyError> {
-        match self.0.as_ref()?.load(Ordering::Relaxed) {
+        match self.0.as_ref()?.error.load(Ordering::Relaxed) {
             1 => Some(BodyError::TooLarge),
             2 => Some(BodyError::Timeout),
             3 => Some(BodyError::Aborted),
             _ => None,
+        }
+    }
+
+    /// Waits until the upstream should have answered: `limit` after the end of the body, or after `started` if there is
+    /// none. Until then it must take the body as fast as the caller must send it. Gives the time that ran out.
+    pub async fn overdue(&self, started: Instant, limit: Duration) -> Duration {
+        let Some(progress) = &self.0 else {
+            tokio::time::sleep_until(started + limit).await;
+            return limit;
+        };
+        loop {
+            let now = Instant::now();
+            let (end, patience) = match progress.turn() {
+                Turn::Start => (started + limit, limit),
+                // The body's own timer sees to it.
+                Turn::Caller => (now + progress.timeout, progress.timeout),
+                Turn::Upstream(since) => (since + progress.timeout, progress.timeout),
+                Turn::Ended(at) => (at + limit, limit),
+            };
+            if now >= end {
+                return patience;
+            }
+            // Turns change without a word; only the end of the body is told of.
+            tokio::select! {
+                () = tokio::time::sleep_until(end.min(now + progress.timeout)) => {}
+                () = progress.ended.notified() => {}
+            }
+        }
+    }
+}
+
+impl Progress {
+    fn turn(&self) -> Turn {
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turns(&self, turn: Turn) {
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = turn;
+    }
+
+    fn ends(&self) {
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(*turn, Turn::Ended(_)) {
+            *turn = Turn::Ended(Instant::now());
+            self.ended.notify_one();
         }
     }
 }
@@ -46,9 +113,9 @@ pub struct RequestBody(Option<Box<Limited>>);
 struct Limited {
     body: Incoming,
     left: u64,
-    timeout: Duration,
+    /// Runs while the caller is waited for.
     timer: Option<Pin<Box<Sleep>>>,
-    outcome: Arc<AtomicU8>,
+    progress: Arc<Progress>,
 }
 
 impl RequestBody {
@@ -64,9 +131,10 @@ impl RequestBody {
         if body.size_hint().lower() > limit {
             return Err(BodyError::TooLarge);
         }
-        let outcome = Arc::new(AtomicU8::new(0));
-        let limited = Limited { body, left: limit, timeout, timer: None, outcome: Arc::clone(&outcome) };
-        Ok((Self(Some(Box::new(limited))), BodyOutcome(Some(outcome))))
+        let (error, turn) = (AtomicU8::new(0), Mutex::new(Turn::Start));
+        let progress = Arc::new(Progress { error, timeout, turn, ended: Notify::new() });
+        let limited = Limited { body, left: limit, timer: None, progress: Arc::clone(&progress) };
+        Ok((Self(Some(Box::new(limited))), BodyOutcome(Some(progress))))
     }
 
     pub fn is_empty(&self) -> bool {
@@ -81,21 +149,35 @@ impl Limited {
             BodyError::Timeout => 2,
             BodyError::Aborted => 3,
         };
-        self.outcome.store(code, Ordering::Relaxed);
+        self.progress.error.store(code, Ordering::Relaxed);
         error
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = self.poll_body(cx);
+        match &polled {
+            Poll::Pending => {}
+            // A body of announced length is not polled beyond its last byte.
+            Poll::Ready(Some(Ok(_))) if !self.body.is_end_stream() => {
+                self.progress.turns(Turn::Upstream(Instant::now()));
+            }
+            Poll::Ready(_) => self.progress.ends(),
+        }
+        polled
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         let Poll::Ready(frame) = polled else {
-            let timeout = self.timeout;
+            let timeout = self.progress.timeout;
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+            if self.progress.turn() != Turn::Caller {
+                self.progress.turns(Turn::Caller);
+                timer.as_mut().reset(Instant::now() + timeout);
+            }
             ready!(timer.as_mut().poll(cx));
             return Poll::Ready(Some(Err(self.fail(BodyError::Timeout))));
         };
-        if let Some(timer) = &mut self.timer {
-            timer.as_mut().reset(Instant::now() + self.timeout);
-        }
         let data = match frame {
             None => return Poll::Ready(None),
             Some(Err(_)) => return Poll::Ready(Some(Err(self.fail(BodyError::Aborted)))),
@@ -109,6 +191,12 @@ impl Limited {
             None => return Poll::Ready(Some(Err(self.fail(BodyError::TooLarge)))),
         }
         Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        self.progress.ends();
     }
 }
 

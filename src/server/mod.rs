@@ -132,6 +132,13 @@ impl Bound {
         Ok(Self { listeners: bound, certificates: watched, workers, limits, trusted_proxies })
     }
 
+    /// Has `watch_certificates` look after those of a listener that is not one of ours.
+    pub fn also_watch(&mut self, listener: &str, certificates: Arc<Certificates>, metrics: &Metrics) {
+        let served = ServedCertificates { listener: Arc::from(listener), certificates };
+        served.count(metrics);
+        self.certificates.push(served);
+    }
+
     /// Picks up certificates that are replaced on disk. Runs until dropped.
     pub fn watch_certificates(&mut self, metrics: &Metrics) -> impl Future<Output = ()> + Send + use<> {
         let (watched, metrics) = (std::mem::take(&mut self.certificates), metrics.clone());
@@ -335,13 +342,32 @@ impl Acceptor {
         let peer = peer.ip().to_canonical();
         // Over the limit the connection is closed unread.
         let Some(guard) = self.population.admit(peer, listener) else { return };
-        self.loads[self.index].fetch_add(1, Ordering::Relaxed);
+        let load = Load::new(&self.loads, self.index);
         let (own, listener) = (Arc::clone(self), Arc::clone(listener));
         tokio::spawn(async move {
+            let _load = load;
             let worker = Arc::clone(&own.worker);
             connection::serve(worker, listener, stream, peer, guard, own.phase.clone()).await;
-            own.loads[own.index].fetch_sub(1, Ordering::Relaxed);
         });
+    }
+}
+
+/// A connection among those of its worker, until dropped: a task that panics drops it too.
+struct Load {
+    loads: Arc<[AtomicUsize]>,
+    index: usize,
+}
+
+impl Load {
+    fn new(loads: &Arc<[AtomicUsize]>, index: usize) -> Self {
+        loads[index].fetch_add(1, Ordering::Relaxed);
+        Self { loads: Arc::clone(loads), index }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.loads[self.index].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -351,4 +377,22 @@ fn is_of_connection(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_panics_is_counted_no_more() {
+        let loads: Arc<[AtomicUsize]> = [AtomicUsize::new(0)].into();
+        let load = Load::new(&loads, 0);
+        assert_eq!(loads[0].load(Ordering::Relaxed), 1);
+        let task = tokio::spawn(async move {
+            let _load = load;
+            std::panic::resume_unwind(Box::new("a connection fails"));
+        });
+        assert!(task.await.is_err());
+        assert_eq!(loads[0].load(Ordering::Relaxed), 0);
+    }
 }

@@ -230,7 +230,11 @@ impl RouteMetrics {
         let labels = [&*self.route, wanted.1, &status.to_string(), decision.name()];
         let counter = self.requests.with_label_values(&labels);
         counter.inc();
-        self.resolved.write().unwrap_or_else(PoisonError::into_inner).push((wanted, counter));
+        let mut resolved = self.resolved.write().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have been faster since the lock was let go.
+        if !resolved.iter().any(|(combination, _)| *combination == wanted) {
+            resolved.push((wanted, counter));
+        }
     }
 }
 
@@ -274,4 +278,27 @@ fn histograms(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> H
     let vec = HistogramVec::new(options, labels).expect("metric names and labels are constants");
     registry.register(Box::new(vec.clone())).expect("each metric is registered once");
     vec
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_combination_that_many_threads_see_first_is_resolved_once() {
+        const THREADS: usize = 8;
+        for _ in 0..200 {
+            let route = Metrics::new().route(&Arc::from("r"));
+            let start = std::sync::Barrier::new(THREADS);
+            std::thread::scope(|scope| {
+                for _ in 0..THREADS {
+                    scope.spawn(|| {
+                        start.wait();
+                        route.count(&http::Method::GET, 200, Decision::Public);
+                    });
+                }
+            });
+            assert_eq!(route.resolved.read().unwrap_or_else(PoisonError::into_inner).len(), 1);
+        }
+    }
 }

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::{IssuerSettings, KeySource, Refusal};
 use crate::jose::KeySet;
-use crate::net::fetch::Fetcher;
+use crate::net::fetch::{FetchError, Fetcher};
 
 /// Longest wait of a request for keys that are being fetched.
 const WAIT: Duration = Duration::from_secs(5);
@@ -38,8 +38,8 @@ pub struct KeyRing {
     /// Changes whenever a key went away; what was verified before must be verified again.
     generation: AtomicU64,
     state: watch::Sender<JwksState>,
-    /// Requests for a refresh, when the keys come from a URL.
-    wanted: Option<watch::Sender<u64>>,
+    /// Whether `keep_fresh` brings them.
+    fetched: bool,
 }
 
 /// How far the keys are.
@@ -49,8 +49,18 @@ pub struct JwksState {
     pub attempts: u64,
     /// Whether keys were had at least once.
     pub loaded: bool,
-    /// The last unknown-kid refresh, as a moment before which no other is made.
-    pub cooling_until: Option<Instant>,
+    /// Whether the issuer could not be reached the last time.
+    unreachable: bool,
+    /// A request waits for keys: the fetch that is under way will do, or else one is to begin.
+    wanted: bool,
+    /// The moment before which no request causes a refresh.
+    cooling_until: Option<Instant>,
+}
+
+impl JwksState {
+    fn is_cooling(&self) -> bool {
+        self.cooling_until.is_some_and(|until| Instant::now() < until)
+    }
 }
 
 impl KeyRing {
@@ -62,7 +72,7 @@ impl KeyRing {
             shared: None,
             generation: AtomicU64::new(0),
             state: watch::Sender::new(state),
-            wanted: None,
+            fetched: false,
         }
     }
 
@@ -74,8 +84,7 @@ impl KeyRing {
     /// Keys that `keep_fresh` will bring.
     pub fn fetched() -> Self {
         let state = watch::Sender::new(JwksState::default());
-        let wanted = Some(watch::Sender::new(0));
-        Self { wanted, state, ..Self::fixed(KeySet::default()) }
+        Self { fetched: true, state, ..Self::fixed(KeySet::default()) }
     }
 
     pub fn current(&self) -> Arc<KeySet> {
@@ -99,35 +108,44 @@ impl KeyRing {
     }
 
     /// Asks for a refresh because of an unknown `kid`, unless one was just made, and waits for it. True when keys may have
-    /// changed; `Unavailable` when there never were any.
+    /// changed; `Unavailable` when there never were any or the issuer could not be asked.
     pub(super) async fn refreshed(&self, kid: Option<&str>) -> Result<bool, Refusal> {
-        let Some(wanted) = &self.wanted else { return Ok(false) };
-        let before = self.state();
-        let cooling = before.cooling_until.is_some_and(|until| Instant::now() < until);
-        if before.loaded && (cooling || kid.is_none()) {
+        if !self.fetched {
             return Ok(false);
         }
         let mut state = self.state.subscribe();
-        if !cooling {
-            wanted.send_modify(|count| *count += 1);
+        let mut before = JwksState::default();
+        // One step, so that no wish slips in between the end of a fetch and the cool-down after it.
+        self.state.send_if_modified(|state| {
+            before = *state;
+            let wanted = !state.is_cooling() && (kid.is_some() || !state.loaded);
+            let first = wanted && !state.wanted;
+            state.wanted |= wanted;
+            first
+        });
+        if before.loaded && kid.is_none() {
+            return Ok(false);
+        }
+        if before.loaded && before.is_cooling() {
+            return if before.unreachable { Err(Refusal::Unavailable) } else { Ok(false) };
         }
         let ended = state.wait_for(|now| now.attempts > before.attempts);
-        let waited = tokio::time::timeout(WAIT, ended).await.is_ok();
-        if self.state().loaded { Ok(waited) } else { Err(Refusal::Unavailable) }
+        let now = match tokio::time::timeout(WAIT, ended).await {
+            Ok(Ok(now)) => *now,
+            _ => return Err(Refusal::Unavailable),
+        };
+        if now.loaded && !now.unreachable { Ok(true) } else { Err(Refusal::Unavailable) }
     }
 
     /// Fetches the keys now, then at the issuer's interval and when a request asks. Runs until dropped.
     pub async fn keep_fresh(self: Arc<Self>, settings: IssuerSettings, fetcher: Fetcher, fetches: IntCounterVec) {
         let KeySource::Url { url, refresh, cooldown, .. } = &settings.keys else { return };
-        let mut wanted = match &self.wanted {
-            Some(wanted) => wanted.subscribe(),
-            None => return,
-        };
+        let mut state = self.state.subscribe();
         let mut pause = RETRY;
         loop {
-            let asked = wanted.borrow_and_update().to_owned() > 0 && self.state().loaded;
-            let fetched = fetcher.get(url, MAX_BYTES).await.map_err(|error| error.to_string());
-            let parsed = fetched.and_then(|body| {
+            let fetched = fetcher.get(url, MAX_BYTES).await;
+            let unreachable = fetched.as_ref().is_err_and(is_unreachable);
+            let parsed = fetched.map_err(|error| error.to_string()).and_then(|body| {
                 let (keys, left_out) = KeySet::parse(&body, &settings.algorithms).map_err(|error| error.to_string())?;
                 if keys.is_empty() {
                     Err(format!("no usable key: {}", left_out.join("; ")))
@@ -143,32 +161,44 @@ impl KeyRing {
                     info!(event = "jwks.fetched", issuer = &*settings.name, keys = keys.len());
                     fetches.with_label_values(&[&*settings.name, "success"]).inc();
                     self.replace(keys);
-                    self.ended(true, asked.then_some(*cooldown));
+                    self.state.send_modify(|state| {
+                        if state.wanted && state.loaded {
+                            state.cooling_until = Some(Instant::now() + *cooldown);
+                        }
+                        (state.loaded, state.unreachable, state.wanted) = (true, false, false);
+                        state.attempts += 1;
+                    });
                     pause = RETRY;
                     *refresh
                 }
                 Err(error) => {
                     warn!(event = "jwks.failed", issuer = &*settings.name, url = url.as_str(), error);
                     fetches.with_label_values(&[&*settings.name, "failure"]).inc();
-                    self.ended(false, Some(*cooldown.min(&pause)));
+                    let cooldown = *cooldown.min(&pause);
+                    self.state.send_modify(|state| {
+                        state.cooling_until = Some(Instant::now() + cooldown);
+                        (state.unreachable, state.wanted) = (unreachable, false);
+                        state.attempts += 1;
+                    });
                     pause = (pause * 2).min(*refresh);
                     pause
                 }
             };
             tokio::select! {
                 () = tokio::time::sleep(next) => {}
-                changed = wanted.changed() => if changed.is_err() { return },
+                wanted = state.wait_for(|state| state.wanted) => if wanted.is_err() { return },
             }
         }
     }
+}
 
-    fn ended(&self, loaded: bool, cooldown: Option<Duration>) {
-        self.state.send_modify(|state| {
-            state.attempts += 1;
-            state.loaded |= loaded;
-            if let Some(cooldown) = cooldown {
-                state.cooling_until = Some(Instant::now() + cooldown);
-            }
-        });
+/// Whether the issuer did not answer, or said that it is in trouble, rather than publishing something unfit.
+fn is_unreachable(error: &FetchError) -> bool {
+    match error {
+        FetchError::Status(status) => status.is_server_error(),
+        FetchError::Io(_) | FetchError::Http(_) | FetchError::Tls(_) | FetchError::Body(_) | FetchError::Timeout => {
+            true
+        }
+        FetchError::Request(_) => false,
     }
 }

@@ -22,6 +22,11 @@ impl ResponseBody {
         own
     }
 
+    /// Of a switch of protocols: it is never read, and the connection stays counted for as long as this lives.
+    pub(super) fn switched(body: Incoming, lease: Lease) -> Self {
+        Self { body, lease: Some(lease) }
+    }
+
     fn release_at_end(&mut self) {
         if self.body.is_end_stream()
             && let Some(lease) = self.lease.take()

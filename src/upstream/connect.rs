@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
@@ -17,6 +18,12 @@ use crate::tls::TlsError;
 const MAX_BUFFER_BYTES: usize = 256 * 1024;
 /// Largest head of an answer.
 const MAX_HEAD_BYTES: usize = 128 * 1024;
+/// Fields in the head of an answer.
+const MAX_HEADERS: usize = 256;
+/// An HTTP/2 connection that brings nothing for this long although requests are open is asked whether it still lives...
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// ... and has this long to say so.
+const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Connector {
@@ -38,8 +45,12 @@ impl Connector {
         Ok(Self { host, port: url.port(), tls, http2: settings.http2 })
     }
 
+    pub(super) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// Every address of the name is tried. `slot` is held for as long as the connection lives.
-    pub(super) async fn connect(&self, slot: Slot) -> io::Result<Sender> {
+    pub(super) async fn connect(&self, slot: Arc<Slot>) -> io::Result<Sender> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
         stream.set_nodelay(true)?;
         match &self.tls {
@@ -53,7 +64,7 @@ impl Connector {
         }
     }
 
-    async fn handshake<I>(&self, stream: I, http2: bool, slot: Slot) -> io::Result<Sender>
+    async fn handshake<I>(&self, stream: I, http2: bool, slot: Arc<Slot>) -> io::Result<Sender>
     where
         I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
@@ -63,6 +74,8 @@ impl Connector {
                 .timer(TokioTimer::new())
                 .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
                 .adaptive_window(true)
+                .keep_alive_interval(KEEP_ALIVE)
+                .keep_alive_timeout(KEEP_ALIVE_ANSWER)
                 .handshake(io)
                 .await
                 .map_err(io::Error::other)?;
@@ -76,16 +89,18 @@ impl Connector {
         }
         let (sender, connection) = hyper::client::conn::http1::Builder::new()
             .max_header_size(MAX_HEAD_BYTES)
+            .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_BUFFER_BYTES)
             .handshake(io)
             .await
             .map_err(io::Error::other)?;
+        let counted = Arc::clone(&slot);
         tokio::spawn(async move {
-            let _slot = slot;
+            let _slot = counted;
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(event = "upstream.connection_failed", %error);
             }
         });
-        Ok(Sender::Http1(sender))
+        Ok(Sender::Http1(sender, slot))
     }
 }

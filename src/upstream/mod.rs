@@ -34,7 +34,7 @@ pub struct Settings {
     /// Per server, over all workers.
     pub connections: usize,
     pub connect_timeout: Duration,
-    /// To the response head.
+    /// From the end of the request to the response head.
     pub response_timeout: Duration,
     /// Kept per server and worker.
     pub idle_connections: usize,
@@ -47,16 +47,16 @@ pub struct Settings {
 }
 
 /// Why there is no answer of an upstream.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum SendError {
     #[error("no connection to {server}: {source}")]
-    Connect { server: String, source: std::io::Error },
+    Connect { server: String, source: Arc<std::io::Error> },
     #[error("no connection to {server} within {limit:?}")]
     ConnectTimeout { server: String, limit: Duration },
     #[error("all {limit} connections to {server} are in use")]
     Busy { server: String, limit: usize },
     #[error("{server} broke off: {source}")]
-    Broken { server: String, source: hyper::Error },
+    Broken { server: String, source: Arc<hyper::Error> },
     #[error("no answer of {server} within {limit:?}")]
     Timeout { server: String, limit: Duration },
     #[error("{0}")]
@@ -139,7 +139,7 @@ pub struct Outgoing {
     pub request: Request<RequestBody>,
     /// Fill in the chosen server's authority as `Host`.
     pub host_of_server: bool,
-    /// To the response head; absent: the upstream's.
+    /// From the end of the request to the response head; absent: the upstream's.
     pub timeout: Option<Duration>,
     pub body: BodyOutcome,
 }
@@ -157,53 +157,65 @@ impl Pools {
         let started = Instant::now();
         let limit = outgoing.timeout.unwrap_or(upstream.settings.response_timeout);
         let body = outgoing.body.clone();
-        let mut place = balance::start(upstream);
-        let sent = tokio::time::timeout_at(started + limit, self.attempt(index, &mut place, outgoing)).await;
-        let result = match sent {
-            Ok(result) => result,
-            Err(_) => Err(SendError::Timeout { server: upstream.servers[place].url.to_string(), limit }),
+        let mut progress = Progress { place: balance::start(upstream), shared: None };
+        let result = tokio::select! {
+            biased;
+            result = self.attempt(index, &mut progress, outgoing) => result,
+            limit = body.overdue(started, limit) => {
+                // Nobody else shall wait for a connection that may have died without a word.
+                if let Some(shared) = progress.shared {
+                    shared.forget();
+                }
+                Err(SendError::Timeout { server: upstream.servers[progress.place].url.to_string(), limit })
+            }
         };
         upstream.metrics.latency.observe(started.elapsed().as_secs_f64());
-        result.map_err(|error| {
-            // When the caller's body failed, what the server made of it is no fault of the server.
-            let error = body.error().map_or(error, SendError::RequestBody);
-            upstream.metrics.errors.with_label_values(&[&*upstream.metrics.name, error.kind()]).inc();
-            error
+        result.map_err(|error| match body.error() {
+            // What the server made of a body that failed on the caller's side is no fault of the server.
+            Some(error) => SendError::RequestBody(error),
+            None => {
+                upstream.metrics.errors.with_label_values(&[&*upstream.metrics.name, error.kind()]).inc();
+                error
+            }
         })
     }
 
-    /// Tries servers from `place` on until one answers or the tries are used up; `place` follows.
+    /// Tries servers from the place in `progress` on until one answers or the tries are used up.
     async fn attempt(
         &self,
         index: usize,
-        place: &mut usize,
+        progress: &mut Progress,
         outgoing: Outgoing,
     ) -> Result<Response<ResponseBody>, SendError> {
         let upstream = &self.upstreams[index];
         let Outgoing { mut request, host_of_server, .. } = outgoing;
         // What is sent again must be the same in full: only a request without a body can be kept.
-        let repeatable = request.body().is_empty() && is_idempotent(request.method()) && upstream.settings.retries > 0;
+        let repeatable = request.body().is_empty() && upstream.settings.retries > 0;
+        let idempotent = is_idempotent(request.method());
         let mut retries_left = upstream.settings.retries;
         loop {
-            let server = &upstream.servers[*place];
+            let server = &upstream.servers[progress.place];
             if host_of_server {
                 request.headers_mut().insert(http::header::HOST, server.authority.clone());
             }
             let copy = repeatable.then(|| clone_head(&request));
-            let error = match self.checkout(index, *place).await {
+            progress.shared = None;
+            let error = match self.checkout(index, progress.place).await {
                 Err(error) => error,
-                Ok(connection) => match connection.send(request).await {
+                Ok(connection) => match connection.send(request, &mut progress.shared).await {
                     Ok(response) => return Ok(response),
                     Err(failure) => {
-                        let error = SendError::Broken { server: server.url.to_string(), source: failure.error };
+                        let source = Arc::new(failure.error);
+                        let error = SendError::Broken { server: server.url.to_string(), source };
                         request = match (failure.unsent, copy) {
                             // The server closed a kept connection: that costs none of the tries.
                             (Some(request), _) if failure.reused => {
                                 retries_left += 1;
                                 request
                             }
-                            (Some(request), _) | (None, Some(request)) => request,
-                            (None, None) => return Err(error),
+                            (Some(request), _) => request,
+                            (None, Some(copy)) if idempotent || failure.unprocessed => copy,
+                            (None, _) => return Err(error),
                         };
                         error
                     }
@@ -213,9 +225,18 @@ impl Pools {
                 return Err(error);
             }
             retries_left -= 1;
-            *place = (*place + 1) % upstream.servers.len();
+            progress.place = (progress.place + 1) % upstream.servers.len();
         }
     }
+}
+
+/// How far a request has come.
+#[derive(Debug)]
+struct Progress {
+    /// Of the server that is tried.
+    place: usize,
+    /// The connection it is on, if others use that too.
+    shared: Option<pool::SharedConnection>,
 }
 
 impl SendError {

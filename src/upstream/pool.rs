@@ -1,10 +1,13 @@
-//! The kept-alive connections of one worker. Nothing here is shared between workers but the count of open connections.
+//! The connections of one worker. Workers share the count of a server's open connections, and take the place of one that
+//! waits unused in another's pool when there is no other.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::uri::{Authority, Scheme};
+use http::{Request, Response, StatusCode};
 use hyper::client::conn::{http1, http2};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{ResponseBody, SendError, Slot, Upstream};
@@ -28,19 +31,54 @@ pub(super) struct ServerPool {
     /// The most recently used last.
     idle: Mutex<Vec<Idle>>,
     keep: usize,
-    /// The one connection that all requests share, when the server speaks HTTP/2.
-    shared: tokio::sync::Mutex<Option<http2::SendRequest<RequestBody>>>,
+    tls: bool,
+    shared: Mutex<Shared>,
+}
+
+/// The one connection that all requests share, when the server speaks HTTP/2.
+#[derive(Debug, Default)]
+struct Shared {
+    state: SharedState,
+    generations: u64,
+}
+
+#[derive(Debug, Default)]
+enum SharedState {
+    #[default]
+    Absent,
+    /// One dials, the others wait for what comes of it.
+    Dialling(watch::Receiver<Option<Dialled>>),
+    Open {
+        sender: http2::SendRequest<RequestBody>,
+        generation: u64,
+    },
+    /// The server chose HTTP/1.1 when it was last asked: each request has a connection of its own.
+    Http1,
+}
+
+/// What came of a dial that many wait for.
+#[derive(Clone, Debug)]
+enum Dialled {
+    Http2 {
+        sender: http2::SendRequest<RequestBody>,
+        generation: u64,
+    },
+    /// For the first that takes it.
+    Http1(Arc<Mutex<Option<Sender>>>),
+    Failed(SendError),
 }
 
 #[derive(Debug)]
 struct Idle {
     sender: http1::SendRequest<RequestBody>,
+    /// Held by the connection itself: a place is free as soon as the server has closed.
+    slot: Weak<Slot>,
     since: Instant,
 }
 
 #[derive(Debug)]
 pub(super) enum Sender {
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(http1::SendRequest<RequestBody>, Arc<Slot>),
     Http2(http2::SendRequest<RequestBody>),
 }
 
@@ -48,14 +86,35 @@ pub(super) enum Sender {
 pub(super) struct Connection {
     sender: Sender,
     pool: Arc<ServerPool>,
+    /// Which of the pool's shared connections it is.
+    generation: u64,
     /// Whether it served a request before, so that the server may have closed it meanwhile.
     reused: bool,
+}
+
+/// An HTTP/2 connection that other requests are on, or will be.
+#[derive(Debug)]
+pub(super) struct SharedConnection {
+    pool: Arc<ServerPool>,
+    generation: u64,
+}
+
+impl SharedConnection {
+    /// Keeps further requests off the connection; those on it go on.
+    pub(super) fn forget(&self) {
+        let mut shared = self.pool.shared();
+        if matches!(shared.state, SharedState::Open { generation, .. } if generation == self.generation) {
+            shared.state = SharedState::Absent;
+        }
+    }
 }
 
 pub(super) struct SendFailure {
     pub error: hyper::Error,
     /// The request, when not a byte of it was sent.
     pub unsent: Option<Request<RequestBody>>,
+    /// The server said that it did nothing with the request.
+    pub unprocessed: bool,
     pub reused: bool,
 }
 
@@ -64,7 +123,8 @@ impl Pools {
         let pool = |upstream: &Upstream| {
             let keep = upstream.settings.idle_connections;
             let pool = |server: &super::Server| {
-                let pool = Arc::new(ServerPool { keep, ..ServerPool::default() });
+                let tls = server.connector.is_tls();
+                let pool = Arc::new(ServerPool { keep, tls, ..ServerPool::default() });
                 server.pools.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&pool));
                 pool
             };
@@ -87,53 +147,108 @@ impl Pools {
 
     pub(super) async fn checkout(&self, upstream: usize, server: usize) -> Result<Connection, SendError> {
         let pool = &self.pools[upstream][server];
+        let connection = |sender, generation, reused| Connection { sender, pool: Arc::clone(pool), generation, reused };
         if let Some(sender) = pool.take() {
-            return Ok(Connection { sender: Sender::Http1(sender), pool: Arc::clone(pool), reused: true });
+            return Ok(connection(sender, 0, true));
         }
-        let upstream = &self.upstreams[upstream];
-        if !upstream.settings.http2 {
-            let sender = self.connect(upstream, server).await?;
-            return Ok(Connection { sender, pool: Arc::clone(pool), reused: false });
+        let settings = &self.upstreams[upstream].settings;
+        if !settings.http2 {
+            return Ok(connection(connect(&self.upstreams[upstream], server).await?, 0, false));
         }
-        // One dials, the others wait for the connection that they will share.
-        let mut shared = pool.shared.lock().await;
-        if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
-            let sender = Sender::Http2(sender.clone());
-            return Ok(Connection { sender, pool: Arc::clone(pool), reused: true });
+        let mut dial = {
+            let mut shared = pool.shared();
+            match &shared.state {
+                SharedState::Open { sender, generation } if !sender.is_closed() => {
+                    return Ok(connection(Sender::Http2(sender.clone()), *generation, true));
+                }
+                SharedState::Http1 => None,
+                // Closed without an outcome: the task that dialled is no more.
+                SharedState::Dialling(dial) if dial.has_changed().is_ok() => Some(dial.clone()),
+                SharedState::Open { .. } | SharedState::Absent | SharedState::Dialling(_) => {
+                    let dial = self.dial(upstream, server);
+                    shared.state = SharedState::Dialling(dial.clone());
+                    Some(dial)
+                }
+            }
+        };
+        let dialled = match &mut dial {
+            None => None,
+            Some(dial) => dial.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()),
+        };
+        match dialled {
+            Some(Dialled::Http2 { sender, generation }) => {
+                return Ok(connection(Sender::Http2(sender), generation, false));
+            }
+            Some(Dialled::Http1(first)) => {
+                if let Some(sender) = first.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                    return Ok(connection(sender, 0, false));
+                }
+            }
+            Some(Dialled::Failed(error)) => return Err(error),
+            None => {}
         }
-        let sender = self.connect(upstream, server).await?;
-        if let Sender::Http2(sender) = &sender {
-            *shared = Some(sender.clone());
-        }
-        drop(shared);
-        Ok(Connection { sender, pool: Arc::clone(pool), reused: false })
+        let sender = connect(&self.upstreams[upstream], server).await?;
+        let generation = match &sender {
+            Sender::Http2(sender) => pool.open(sender),
+            Sender::Http1(..) => 0,
+        };
+        Ok(connection(sender, generation, false))
     }
 
-    async fn connect(&self, upstream: &Upstream, place: usize) -> Result<Sender, SendError> {
-        let server = &upstream.servers[place];
-        let (limit, timeout) = (upstream.settings.connections, upstream.settings.connect_timeout);
-        let slot = match Slot::take(&server.places, limit) {
-            Some(slot) => Some(slot),
-            None => freed_slot(server, limit).await,
-        };
-        let slot = slot.ok_or_else(|| SendError::Busy { server: server.url.to_string(), limit })?;
-        upstream.metrics.connects.inc();
-        match tokio::time::timeout(timeout, server.connector.connect(slot)).await {
-            Ok(Ok(sender)) => Ok(sender),
-            Ok(Err(source)) => Err(SendError::Connect { server: server.url.to_string(), source }),
-            Err(_) => Err(SendError::ConnectTimeout { server: server.url.to_string(), limit: timeout }),
-        }
+    /// Dials for everyone who waits: whoever began it may go away meanwhile.
+    fn dial(&self, upstream: usize, server: usize) -> watch::Receiver<Option<Dialled>> {
+        let (outcome, dial) = watch::channel(None);
+        let (upstreams, pool) = (Arc::clone(&self.upstreams), Arc::clone(&self.pools[upstream][server]));
+        tokio::spawn(async move {
+            let dialled = match connect(&upstreams[upstream], server).await {
+                Ok(Sender::Http2(sender)) => Dialled::Http2 { generation: pool.open(&sender), sender },
+                Ok(sender) => {
+                    pool.shared().state = SharedState::Http1;
+                    Dialled::Http1(Arc::new(Mutex::new(Some(sender))))
+                }
+                Err(error) => {
+                    pool.shared().state = SharedState::Absent;
+                    Dialled::Failed(error)
+                }
+            };
+            outcome.send_replace(Some(dialled));
+        });
+        dial
+    }
+}
+
+async fn connect(upstream: &Upstream, place: usize) -> Result<Sender, SendError> {
+    let server = &upstream.servers[place];
+    let (limit, timeout) = (upstream.settings.connections, upstream.settings.connect_timeout);
+    let slot = match Slot::take(&server.places, limit) {
+        Some(slot) => Some(slot),
+        None => freed_slot(server, limit).await,
+    };
+    let slot = slot.ok_or_else(|| SendError::Busy { server: server.url.to_string(), limit })?;
+    upstream.metrics.connects.inc();
+    match tokio::time::timeout(timeout, server.connector.connect(Arc::new(slot))).await {
+        Ok(Ok(sender)) => Ok(sender),
+        Ok(Err(source)) => Err(SendError::Connect { server: server.url.to_string(), source: Arc::new(source) }),
+        Err(_) => Err(SendError::ConnectTimeout { server: server.url.to_string(), limit: timeout }),
     }
 }
 
 /// Takes the place of a connection that waits unused in the pool of another worker, if there is one.
 async fn freed_slot(server: &super::Server, limit: usize) -> Option<Slot> {
-    let freed = server.places.freed.notified();
     let pools = server.pools.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let unused = pools.iter().filter_map(Weak::upgrade).find_map(|pool| pool.evict());
     drop(unused?);
-    tokio::time::timeout(EVICTION, freed).await.ok()?;
-    Slot::take(&server.places, limit)
+    let deadline = Instant::now() + EVICTION;
+    // Being told of a free place does not mean that it still is, nor that it is ours: it may have been told long ago.
+    loop {
+        let freed = server.places.freed.notified();
+        if let Some(slot) = Slot::take(&server.places, limit) {
+            return Some(slot);
+        }
+        if tokio::time::timeout_at(deadline, freed).await.is_err() {
+            return Slot::take(&server.places, limit);
+        }
+    }
 }
 
 impl ServerPool {
@@ -142,24 +257,39 @@ impl ServerPool {
         if idle.is_empty() { None } else { Some(idle.remove(0)) }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self) -> Option<http1::SendRequest<RequestBody>> {
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has further requests share the connection. Gives its generation.
+    fn open(&self, sender: &http2::SendRequest<RequestBody>) -> u64 {
+        let mut shared = self.shared();
+        shared.generations += 1;
+        let generation = shared.generations;
+        shared.state = SharedState::Open { sender: sender.clone(), generation };
+        generation
+    }
+
+    fn take(&self) -> Option<Sender> {
         let mut idle = self.lock();
-        while let Some(Idle { sender, .. }) = idle.pop() {
-            if sender.is_ready() {
-                return Some(sender);
+        while let Some(Idle { sender, slot, .. }) = idle.pop() {
+            if sender.is_ready()
+                && let Some(slot) = slot.upgrade()
+            {
+                return Some(Sender::Http1(sender, slot));
             }
         }
         None
     }
 
-    fn give_back(&self, sender: http1::SendRequest<RequestBody>) {
+    fn give_back(&self, sender: http1::SendRequest<RequestBody>, slot: &Arc<Slot>) {
         let mut idle = self.lock();
         if idle.len() < self.keep {
-            idle.push(Idle { sender, since: Instant::now() });
+            idle.push(Idle { sender, slot: Arc::downgrade(slot), since: Instant::now() });
         }
     }
 }
@@ -168,6 +298,8 @@ impl ServerPool {
 #[derive(Debug)]
 pub(super) struct Lease {
     sender: http1::SendRequest<RequestBody>,
+    /// An upgraded connection lives on when hyper has let go of it, and is counted by this.
+    slot: Arc<Slot>,
     pool: Weak<ServerPool>,
 }
 
@@ -178,50 +310,85 @@ impl Lease {
             return;
         }
         if self.sender.is_ready() {
-            pool.give_back(self.sender);
+            pool.give_back(self.sender, &self.slot);
             return;
         }
         // The answer came before the request was sent to its end; the connection is worth keeping if that ends soon.
         tokio::spawn(async move {
             if let Ok(Ok(())) = tokio::time::timeout(IDLE, self.sender.ready()).await {
-                pool.give_back(self.sender);
+                pool.give_back(self.sender, &self.slot);
             }
         });
     }
 }
 
 impl Connection {
-    pub(super) async fn send(self, mut request: Request<RequestBody>) -> Result<Response<ResponseBody>, SendFailure> {
-        let reused = self.reused;
-        let failure = |mut failure: hyper::client::conn::TrySendError<Request<RequestBody>>| {
-            let unsent = failure.take_message();
-            SendFailure { error: failure.into_error(), unsent, reused }
-        };
-        match self.sender {
-            Sender::Http1(mut sender) => {
+    /// Sends the request; tells in `on` if that is on a connection which others use too.
+    pub(super) async fn send(
+        self,
+        mut request: Request<RequestBody>,
+        on: &mut Option<SharedConnection>,
+    ) -> Result<Response<ResponseBody>, SendFailure> {
+        let Self { sender, pool, generation, reused } = self;
+        match sender {
+            Sender::Http1(mut sender, slot) => {
                 *request.version_mut() = http::Version::HTTP_11;
-                let response = sender.try_send_request(request).await.map_err(failure)?;
-                let lease = Lease { sender, pool: Arc::downgrade(&self.pool) };
-                Ok(response.map(|body| ResponseBody::new(body, Some(lease))))
+                let response = sender.try_send_request(request).await.map_err(|mut failure| {
+                    let unsent = failure.take_message();
+                    SendFailure { error: failure.into_error(), unsent, unprocessed: false, reused }
+                })?;
+                let lease = Lease { sender, slot, pool: Arc::downgrade(&pool) };
+                let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+                Ok(response.map(|body| match switches {
+                    true => ResponseBody::switched(body, lease),
+                    false => ResponseBody::new(body, Some(lease)),
+                }))
             }
             Sender::Http2(mut sender) => {
-                to_http2(&mut request);
-                let response = sender.try_send_request(request).await.map_err(failure)?;
+                let tls = pool.tls;
+                let shared = on.insert(SharedConnection { pool, generation });
+                let (uri, host) = (request.uri().clone(), request.headers().get(http::header::HOST).cloned());
+                to_http2(&mut request, tls);
+                let response = sender.try_send_request(request).await.map_err(|mut failure| {
+                    let unsent = failure.take_message().map(|mut request| {
+                        *request.uri_mut() = uri;
+                        if let Some(host) = host {
+                            request.headers_mut().insert(http::header::HOST, host);
+                        }
+                        request
+                    });
+                    let error = failure.into_error();
+                    let source =
+                        std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
+                    // The end of one stream says nothing of the others.
+                    if !source.is_some_and(h2::Error::is_reset) {
+                        shared.forget();
+                    }
+                    let unprocessed = source.is_some_and(is_unprocessed);
+                    SendFailure { error, unsent, unprocessed, reused }
+                })?;
                 Ok(response.map(|body| ResponseBody::new(body, None)))
             }
         }
     }
 }
 
+/// Whether the server did nothing with the request (RFC 9113 section 8.7): it refused the stream, or the stream came
+/// after the last one that its GOAWAY admits.
+fn is_unprocessed(error: &h2::Error) -> bool {
+    error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+}
+
 /// HTTP/2 wants the authority in the target instead of `Host`.
-fn to_http2(request: &mut Request<RequestBody>) {
+fn to_http2(request: &mut Request<RequestBody>, tls: bool) {
     *request.version_mut() = http::Version::HTTP_2;
     let host = request.headers_mut().remove(http::header::HOST);
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    parts.scheme = Some(http::uri::Scheme::HTTP);
-    parts.authority = host.and_then(|host| http::uri::Authority::try_from(host.as_bytes()).ok());
-    if parts.authority.is_none() {
-        parts.scheme = None;
-    }
+    parts.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    parts.scheme = match (&parts.authority, tls) {
+        (None, _) => None,
+        (Some(_), true) => Some(Scheme::HTTPS),
+        (Some(_), false) => Some(Scheme::HTTP),
+    };
     *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
 }

@@ -1,11 +1,18 @@
 //! The operators' listener.
 
 use std::collections::BTreeSet;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::json;
 
+use crate::support::gateway::Builder;
+use crate::support::metrics::Metrics;
 use crate::support::site::OPEN;
-use crate::support::{Req, Site, Wrong, send};
+use crate::support::tls::Authority;
+use crate::support::{Mint, Req, Site, Wrong, send};
 
 #[test]
 fn health_and_readiness() {
@@ -152,4 +159,28 @@ fn an_empty_admin_token_is_no_token() {
     let config = Site::builder().more(OPEN).config().replacen("[admin]\n", "[admin]\ntoken = { value = \"\" }\n", 1);
     let done = crate::support::command::check(&config, &[("jwks.json", &crate::support::Mint::new().jwks())], &[]);
     assert_eq!(done.code, Some(1), "{done:?}");
+}
+
+#[test]
+fn a_certificate_replaced_on_disk_is_picked_up() {
+    let authority = Authority::new();
+    let (old, fresh) = (authority.identity(&["admin.test"]), authority.identity(&["admin.test"]));
+    let tls = "[admin.tls]\ncertificates = [{ cert = \"admin.crt\", key = \"admin.key\" }]\n";
+    let config = Site::builder().more(OPEN).config().replacen("[listeners.main]", &format!("{tls}[listeners.main]"), 1);
+    let gateway = Builder::new()
+        .file("jwks.json", Mint::new().jwks())
+        .file("admin.crt", &old.cert)
+        .file("admin.key", &old.key)
+        .spawn(&config);
+    let connect = || authority.client().connect(gateway.admin(), "admin.test").unwrap();
+    let metrics = Metrics::parse(&connect().conn.send(&Req::get("/metrics").host("localhost")).text());
+    assert!(metrics.has("tollgate_certificate_not_after_seconds", &[("listener", "admin")]), "{}", metrics.text);
+    gateway.write("admin.crt", &fresh.cert);
+    gateway.write("admin.key", &fresh.key);
+    let wanted = CertificateDer::from_pem_slice(fresh.cert.as_bytes()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while connect().certificate != wanted {
+        assert!(Instant::now() < deadline, "the old certificate is still served");
+        thread::sleep(Duration::from_millis(100));
+    }
 }

@@ -1,6 +1,8 @@
 //! Key sets that are fetched: when they come, when they change, when they do not come.
 
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use crate::support::gateway::Builder;
 use crate::support::mint::{AUDIENCE, ISSUER, Key, Mint};
@@ -94,5 +96,76 @@ fn a_dead_issuer_does_not_hold_up_the_start_and_is_told_of() {
     wrong.eq("its tokens", (answer.status, answer.header("retry-after").is_some()), (503, true));
     let answer = send(gateway.address("main"), &Req::get("/public/x").host("api.test"));
     wrong.eq("what needs no token", answer.status, 200);
+    wrong.done();
+}
+
+#[test]
+fn a_wish_that_comes_during_a_fetch_causes_no_other() {
+    let mint = Mint::with(ISSUER, vec![Key::p256("k")]);
+    let stranger = Mint::with(ISSUER, vec![Key::p256("stranger")]);
+    let jwks = mint.jwks();
+    let issuer = RecordingUpstream::scripted(move |exchange| {
+        thread::sleep(Duration::from_millis(500));
+        exchange.answer("200 OK", "", jwks.as_bytes())
+    });
+    let upstream = RecordingUpstream::start();
+    let gateway = Builder::new().start(&config(&upstream, &format!("{}/keys", issuer.url()), ""));
+    let address = gateway.address("main");
+    let call = |scope: &str| {
+        let token = stranger.scoped(scope);
+        thread::spawn(move || send(address, &Req::get("/x").host("api.test").bearer(&token)).status)
+    };
+    let mut calls = vec![call("a")];
+    thread::sleep(Duration::from_millis(200));
+    calls.extend(["b", "c", "d"].map(call));
+    let statuses: Vec<_> = calls.into_iter().map(|call| call.join().unwrap()).collect();
+    assert_eq!(statuses, [401; 4]);
+    thread::sleep(Duration::from_millis(800));
+    assert_eq!(issuer.count(), 2, "one at the start, one for all of them");
+}
+
+#[test]
+fn only_a_wish_starts_a_cool_down() {
+    let [old, new, newer] = ["old", "new", "newer"].map(|kid| Mint::with(ISSUER, vec![Key::p256(kid)]));
+    let published = Arc::new(Mutex::new(Some(old.jwks())));
+    let (upstream, issuer) = (RecordingUpstream::start(), publisher(&published));
+    let more = "jwks_refresh = \"4s\"\njwks_cooldown = \"1s\"";
+    let gateway = Builder::new().start(&config(&upstream, &format!("{}/keys", issuer.url()), more));
+    let call =
+        |mint: &Mint| send(gateway.address("main"), &Req::get("/x").host("api.test").bearer(&mint.scoped("a"))).status;
+    assert_eq!(call(&old), 200);
+    *published.lock().unwrap() = Some(new.jwks());
+    assert_eq!(call(&new), 200);
+    assert_eq!(issuer.count(), 2);
+    // The next fetch is one that nobody asked for.
+    issuer.wait_for(3);
+    gateway
+        .wait_metrics("fetched", |metrics| metrics.sum("tollgate_key_fetches_total", &[("result", "success")]) >= 3.0);
+    *published.lock().unwrap() = Some(newer.jwks());
+    assert_eq!(call(&newer), 200);
+}
+
+#[test]
+fn an_unknown_kid_is_503_only_while_the_issuer_cannot_be_asked() {
+    let mint = Mint::with(ISSUER, vec![Key::p256("k")]);
+    let stranger = Mint::with(ISSUER, vec![Key::p256("stranger")]);
+    let published = Arc::new(Mutex::new(Some(mint.jwks())));
+    let (upstream, issuer) = (RecordingUpstream::start(), publisher(&published));
+    let text = config(&upstream, &format!("{}/keys", issuer.url()), "jwks_cooldown = \"1s\"");
+    let gateway = Builder::new().start(&text);
+    let call = |mint: &Mint, scope: &str| {
+        send(gateway.address("main"), &Req::get("/x").host("api.test").bearer(&mint.scoped(scope))).status
+    };
+    let mut wrong = Wrong::default();
+    wrong.eq("asked", call(&stranger, "a"), 401);
+    *published.lock().unwrap() = None;
+    wrong.eq("cooling down after a success", call(&stranger, "b"), 401);
+    thread::sleep(Duration::from_millis(1100));
+    wrong.eq("the issuer fails", call(&stranger, "c"), 503);
+    wrong.eq("cooling down after that", call(&stranger, "d"), 503);
+    wrong.eq("a known one", call(&mint, "e"), 200);
+    *published.lock().unwrap() = Some("{\"keys\": 7}".to_owned());
+    thread::sleep(Duration::from_millis(1100));
+    wrong.eq("a bad set", call(&stranger, "f"), 401);
     wrong.done();
 }

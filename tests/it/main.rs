@@ -33,3 +33,4 @@ mod revocation;
 mod routing;
 mod support;
 mod token_endpoint;
+mod upstream;
