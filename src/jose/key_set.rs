@@ -1,10 +1,12 @@
-//! Public keys as they are published (RFC 7517), parsed once. A key that is unfit is left out and said so; the rest stays.
+//! Public keys as they are published (RFC 7517), read by `jsonwebtoken`'s model and parsed once. A key that is unfit is left out and said so; the rest stays.
 
 use aws_lc_rs::rsa::PublicKeyComponents;
 use aws_lc_rs::signature::{self, ParsedPublicKey, RsaParameters, VerificationAlgorithm};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Map, Value};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::Algorithm;
 
@@ -34,8 +36,7 @@ impl KeySet {
         let mut keys: Vec<VerifyingKey> = Vec::new();
         let mut left_out = Vec::new();
         for (place, jwk) in jwks.iter().enumerate() {
-            let parsed = jwk.as_object().ok_or("not an object").and_then(|jwk| VerifyingKey::parse(jwk, allowed));
-            match parsed {
+            match VerifyingKey::parse(jwk, allowed) {
                 Ok(key) if keys.iter().any(|other| other.same_material(&key)) => {}
                 Ok(key) => keys.push(key),
                 Err(reason) => {
@@ -88,36 +89,30 @@ pub struct VerifyingKey {
 }
 
 impl VerifyingKey {
-    fn parse(jwk: &Map<String, Value>, allowed: &[Algorithm]) -> Result<Self, &'static str> {
-        let text = |name: &str| match jwk.get(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.as_str())),
-            Some(_) => Err("a member of the wrong type"),
-        };
-        let kid = text("kid")?.map(str::to_owned);
-        if ["d", "p", "q", "k"].iter().any(|name| jwk.contains_key(*name)) {
+    fn parse(jwk: &Value, allowed: &[Algorithm]) -> Result<Self, &'static str> {
+        if ["d", "p", "q", "k"].iter().any(|name| jwk.get(name).is_some()) {
             return Err("a private or symmetric key has no place in a published set");
         }
-        if text("use")?.is_some_and(|purpose| purpose != "sig") {
+        // The library reads an unknown name as none it knows; here it has to be one that is known.
+        let own = match jwk.get("alg").map(|name| name.as_str().and_then(Algorithm::parse)) {
+            None => None,
+            Some(None) => return Err("an unknown `alg`"),
+            known => known.flatten(),
+        };
+        let Jwk { common, algorithm } = Jwk::deserialize(jwk)
+            .map_err(|_| "a member is missing or of the wrong type, or the kind is not supported")?;
+        if common.public_key_use.is_some_and(|purpose| purpose != PublicKeyUse::Signature) {
             return Err("`use` is not `sig`");
         }
-        let verifies = |ops: &Value| ops.as_array().is_some_and(|ops| ops.iter().any(|op| op == "verify"));
-        if jwk.get("key_ops").is_some_and(|ops| !verifies(ops)) {
+        if common.key_operations.is_some_and(|operations| !operations.contains(&KeyOperations::Verify)) {
             return Err("`key_ops` has no `verify`");
         }
-        let own = match text("alg")? {
-            Some(name) => Some(Algorithm::parse(name).ok_or("an unknown `alg`")?),
-            None => None,
-        };
         let fits = |algorithm: Algorithm| allowed.contains(&algorithm) && own.is_none_or(|own| own == algorithm);
-        let bytes = |name: &'static str| {
-            let text = text(name)?.ok_or("a member is missing")?;
-            URL_SAFE_NO_PAD.decode(text).map_err(|_| "a member is not base64url")
-        };
+        let bytes = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| "a member is not base64url");
         let mut parsed = Vec::new();
-        match (text("kty")?.ok_or("`kty` is missing")?, text("crv")?) {
-            ("RSA", _) => {
-                let components = PublicKeyComponents { n: bytes("n")?, e: bytes("e")? };
+        match algorithm {
+            AlgorithmParameters::RSA(rsa) => {
+                let components = PublicKeyComponents { n: bytes(&rsa.n)?, e: bytes(&rsa.e)? };
                 check_rsa(&components.n, &components.e)?;
                 for (algorithm, parameters) in RSA {
                     if fits(algorithm) {
@@ -126,28 +121,25 @@ impl VerifyingKey {
                     }
                 }
             }
-            ("EC", Some(curve @ ("P-256" | "P-384"))) => {
-                let (algorithm, size): (_, usize) = match curve {
-                    "P-256" => (Algorithm::Es256, 32),
-                    _ => (Algorithm::Es384, 48),
+            AlgorithmParameters::EllipticCurve(point) => {
+                let (algorithm, size, curve): (_, usize, &'static dyn VerificationAlgorithm) = match point.curve {
+                    EllipticCurve::P256 => (Algorithm::Es256, 32, &signature::ECDSA_P256_SHA256_FIXED),
+                    EllipticCurve::P384 => (Algorithm::Es384, 48, &signature::ECDSA_P384_SHA384_FIXED),
+                    _ => return Err("the curve is not supported"),
                 };
-                let (x, y) = (bytes("x")?, bytes("y")?);
+                let (x, y) = (bytes(&point.x)?, bytes(&point.y)?);
                 if x.len() != size || y.len() != size {
                     return Err("a coordinate of the wrong length");
                 }
-                let point = [&[4], x.as_slice(), y.as_slice()].concat();
                 if fits(algorithm) {
-                    let curve: &'static dyn VerificationAlgorithm = match algorithm {
-                        Algorithm::Es256 => &signature::ECDSA_P256_SHA256_FIXED,
-                        _ => &signature::ECDSA_P384_SHA384_FIXED,
-                    };
+                    let point = [&[4], x.as_slice(), y.as_slice()].concat();
                     parsed
                         .push((algorithm, ParsedPublicKey::new(curve, point).map_err(|_| "not a point of the curve")?));
                 }
             }
-            ("OKP", Some("Ed25519")) => {
+            AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
                 if fits(Algorithm::EdDsa) {
-                    let key = ParsedPublicKey::new(&signature::ED25519, bytes("x")?);
+                    let key = ParsedPublicKey::new(&signature::ED25519, bytes(&key.x)?);
                     parsed.push((Algorithm::EdDsa, key.map_err(|_| "not an Ed25519 public key")?));
                 }
             }
@@ -156,7 +148,7 @@ impl VerifyingKey {
         if parsed.is_empty() {
             return Err("none of the issuer's algorithms fits it");
         }
-        Ok(Self { kid, parsed })
+        Ok(Self { kid: common.key_id, parsed })
     }
 
     fn parsed(&self, algorithm: Algorithm) -> Option<&ParsedPublicKey> {
@@ -197,4 +189,54 @@ fn check_rsa(n: &[u8], e: &[u8]) -> Result<(), &'static str> {
         return Err("an unfit RSA exponent");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn j3_j12_unfit_keys_are_left_out_and_the_rest_stays() {
+        let point = json!({
+            "kty": "EC", "crv": "P-256",
+            // RFC 7515 appendix A.3.
+            "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
+        });
+        let with = |more: Value| {
+            let mut jwk = point.clone();
+            for (name, value) in more.as_object().into_iter().flatten() {
+                jwk[name] = value.clone();
+            }
+            jwk
+        };
+        let small = URL_SAFE_NO_PAD.encode([0xC1_u8; 128]);
+        let large = URL_SAFE_NO_PAD.encode([0xC1_u8; 256]);
+        for (case, jwk, fine) in [
+            ("bare", with(json!({})), true),
+            ("for signatures", with(json!({"use": "sig", "alg": "ES256", "key_ops": ["verify"]})), true),
+            ("of another algorithm", with(json!({"alg": "ES384"})), false),
+            ("of an unknown algorithm", with(json!({"alg": "none"})), false),
+            ("for encryption", with(json!({"use": "enc"})), false),
+            ("for signing only", with(json!({"key_ops": ["sign"]})), false),
+            ("private", with(json!({"d": "AA"})), false),
+            ("a kid that is a number", with(json!({"kid": 7})), false),
+            ("not on the curve", with(json!({"y": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU"})), false),
+            ("of another curve", with(json!({"crv": "P-384"})), false),
+            ("an unknown curve", with(json!({"crv": "secp256k1"})), false),
+            ("symmetric", json!({"kty": "oct", "k": "AAAA"}), false),
+            ("a small RSA key", json!({"kty": "RSA", "n": small, "e": "AQAB"}), false),
+            ("an RSA exponent of 1", json!({"kty": "RSA", "n": large, "e": "AQ"}), false),
+            ("an RSA key", json!({"kty": "RSA", "n": large, "e": "AQAB"}), true),
+            ("nothing", json!(null), false),
+        ] {
+            let set = json!({ "keys": [jwk] }).to_string();
+            let (keys, left_out) = KeySet::parse(set.as_bytes(), &Algorithm::ALL).expect("a set");
+            assert_eq!((keys.len(), left_out.len()), if fine { (1, 0) } else { (0, 1) }, "{case}: {left_out:?}");
+        }
+        let twice = json!({ "keys": [with(json!({"kid": "a"})), {"kty": "RSA", "kid": "a", "n": large, "e": "AQAB"}] });
+        assert!(KeySet::parse(twice.to_string().as_bytes(), &Algorithm::ALL).expect("a set").0.is_empty());
+        assert_eq!(KeySet::parse(b"{\"keys\": 7}", &Algorithm::ALL).err(), Some(KeySetError::Syntax));
+    }
 }
