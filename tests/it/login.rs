@@ -565,6 +565,21 @@ fn l9_refresh_tokens_outlive_the_browser() {
 }
 
 #[test]
+fn g12_l6_forms_that_are_too_long_get_a_page() {
+    let site = server::browsed().start();
+    let mut wrong = Wrong::default();
+    for path in ["authorize", "login", "consent", "logout"] {
+        for (case, length) in [("a little", 70_000), ("much", 1_000_000)] {
+            let request = Req::post(&format!("/oauth2/{path}")).host(HOST).form(&"x".repeat(length));
+            let answer = site.connect().try_send(&request).unwrap();
+            let kind = answer.header("Content-Type").unwrap_or_default();
+            wrong.eq((path, case), (answer.status, kind), (413, "text/html; charset=utf-8"));
+        }
+    }
+    wrong.done();
+}
+
+#[test]
 fn pages_know_their_place() {
     // The pages are reserved on the issuer's host whatever the routes say, and elsewhere only where no route is.
     let site = server::browsed().start();

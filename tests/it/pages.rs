@@ -42,6 +42,7 @@ impl Scene {
 
     /// With the keyboard alone, as far as the next page.
     fn type_login(&mut self, user: &str, password: &str) {
+        self.browser.wait_for("#username:focus");
         self.browser.follow(|browser| {
             browser.type_text(user);
             browser.press("Tab");
@@ -92,6 +93,7 @@ fn l4_l5_l7_a_person_logs_in_and_comes_back() {
     wrong.ok("L3 says so", scene.browser.html().contains("wrong"), scene.browser.html());
     scene.photograph(&mut wrong, "login-failed");
     // The name is still there and the cursor in the password field.
+    scene.browser.wait_for("#password:focus");
     scene.browser.follow(|browser| {
         browser.type_text(PASSWORD);
         browser.press("Enter");

@@ -167,6 +167,14 @@ impl Chromium {
         self.node(selector).is_some()
     }
 
+    /// Waits until an element is there, or has the cursor: a page puts that where it belongs a moment after it has loaded.
+    pub fn wait_for(&mut self, selector: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.has(selector) {
+            assert!(Instant::now() < deadline, "no {selector} in {}", self.html());
+        }
+    }
+
     fn must(&mut self, selector: &str) -> Value {
         match self.node(selector) {
             Some(node) => node,
