@@ -327,7 +327,7 @@ impl AuthorizationServer {
         let title = match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => "Try again in a moment",
             StatusCode::INTERNAL_SERVER_ERROR => "That did not work",
-            _ => "This cannot go on",
+            _ => "The request cannot be completed",
         };
         let page = Page::Error { title, message, request_id: caller.request_id };
         self.pages().response(status, &page, &[])

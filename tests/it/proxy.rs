@@ -848,13 +848,25 @@ fn bytes_sent_early_do_not_overtake_the_upgrade() {
 
 // ---- upstreams that fail --------------------------------------------------------------------------------------------
 
-/// An address where nothing listens.
-fn nowhere() -> std::net::SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// An address that is taken, and where nothing listens for as long as this lives.
+struct Nowhere(socket2::Socket);
+
+impl Nowhere {
+    fn new() -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        socket.bind(&any.into()).unwrap();
+        Self(socket)
+    }
+
+    fn address(&self) -> std::net::SocketAddr {
+        self.0.local_addr().unwrap().as_socket().unwrap()
+    }
 }
 
 #[test]
 fn an_upstream_that_is_down_is_502_and_one_that_is_slow_504() {
+    let nowhere = Nowhere::new();
     let slow = RecordingUpstream::scripted(|exchange| {
         exchange.read_body()?;
         exchange.wait_for_close()?;
@@ -862,7 +874,7 @@ fn an_upstream_that_is_down_is_502_and_one_that_is_slow_504() {
         Ok(())
     });
     let site = Site::builder()
-        .more(&format!("[upstreams.down]\nservers = [\"http://{}\"]\nconnect_timeout = \"1s\"", nowhere()))
+        .more(&format!("[upstreams.down]\nservers = [\"http://{}\"]\nconnect_timeout = \"1s\"", nowhere.address()))
         .more(&format!("[upstreams.slow]\nservers = [\"{}\"]\nresponse_timeout = \"300ms\"", slow.url()))
         .more(&format!("[upstreams.slow2]\nservers = [\"{}\"]", slow.url()))
         .more(
@@ -1022,7 +1034,8 @@ fn several_servers_are_used_and_a_dead_one_is_passed_over() {
     }
     assert!(a.count() >= 5 && b.count() >= 5, "{} and {}", a.count(), b.count());
 
-    let servers = format!("servers = [\"http://{}\", \"{}\"]", nowhere(), b.url());
+    let nowhere = Nowhere::new();
+    let servers = format!("servers = [\"http://{}\", \"{}\"]", nowhere.address(), b.url());
     let site = Site::builder().upstream_lines(&servers).more(OPEN).start();
     for _ in 0..10 {
         assert_eq!(site.send(&Req::post("/public/x").body("a")).status, 200);
