@@ -45,6 +45,16 @@ fn s2_10_openid_client() {
     run(&program, &removed.0);
 }
 
+#[test]
+fn s2_10_the_oauth2_crate() {
+    let (Some(program), Some(_)) =
+        (installed(place("oauth2/debug/oauth2_client")), installed(place("python/bin/python")))
+    else {
+        return;
+    };
+    run(&program, &project().join("tests/clients"));
+}
+
 struct Removed(PathBuf);
 
 impl Drop for Removed {
