@@ -150,6 +150,8 @@ impl Body for ResponseBody {
             match &polled {
                 Poll::Ready(Some(Ok(frame))) => {
                     exchange.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                    // The last frame there is; it is not asked for another.
+                    exchange.complete |= frame.is_trailers();
                 }
                 Poll::Ready(Some(Err(error))) => exchange.broken(error),
                 Poll::Ready(None) => exchange.complete = true,

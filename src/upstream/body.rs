@@ -28,9 +28,13 @@ impl ResponseBody {
     }
 
     fn release_at_end(&mut self) {
-        if self.body.is_end_stream()
-            && let Some(lease) = self.lease.take()
-        {
+        if self.body.is_end_stream() {
+            self.release();
+        }
+    }
+
+    fn release(&mut self) {
+        if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
     }
@@ -43,11 +47,9 @@ impl Body for ResponseBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match &polled {
-            Poll::Ready(None) => {
-                if let Some(lease) = self.lease.take() {
-                    lease.give_back();
-                }
-            }
+            Poll::Ready(None) => self.release(),
+            // Nobody asks for more after trailers.
+            Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => self.release(),
             Poll::Ready(Some(Ok(_))) => self.release_at_end(),
             Poll::Ready(Some(Err(_))) => self.lease = None,
             Poll::Pending => {}

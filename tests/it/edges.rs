@@ -237,3 +237,25 @@ fn class_33_an_idle_http2_peer_that_answers_nothing_is_closed() {
     // Settings, GOAWAY and PING come, and then the end.
     conn.wire.rest().expect("closed in time");
 }
+
+#[test]
+fn an_answer_that_ends_with_trailers_is_whole_and_its_connection_is_used_again() {
+    let upstream = RecordingUpstream::scripted(|exchange| {
+        exchange.write(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n",
+        )
+    });
+    let site = Site::builder().upstream(upstream).server("workers = 1").more(OPEN).start_with(|config| {
+        // The scene's own number of workers would stand twice.
+        config.replacen("workers = 2\n", "", 1)
+    });
+    let mut client = H2Client::plain(site.gateway.address("main"));
+    for _ in 0..3 {
+        let request = http::Request::get("http://api.test/public/x").body(crate::support::h2::empty()).unwrap();
+        let answer = client.send(request);
+        assert_eq!(answer.trailers.get("x-sum").unwrap(), "7");
+        let id = answer.headers["x-request-id"].to_str().unwrap().to_owned();
+        assert_eq!(site.gateway.access_log(&id).get("aborted"), None);
+    }
+    assert_eq!(site.upstream.connections(), 1);
+}
