@@ -57,7 +57,7 @@ impl Control {
             reasons.push("draining".to_owned());
         }
         for issuer in self.gateway.verifier().issuers() {
-            if !issuer.keys.state().loaded {
+            if issuer.keys.as_ref().is_some_and(|keys| !keys.state().loaded) {
                 reasons.push(format!("issuer {}: no keys yet", issuer.settings.name));
             }
         }
@@ -179,6 +179,7 @@ impl Admin {
                 reasons => text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
             },
             Page::Metrics => {
+                self.control.gateway.measure();
                 let mut response = text(StatusCode::OK, self.control.metrics.exposition());
                 let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);

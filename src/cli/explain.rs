@@ -84,7 +84,7 @@ pub(super) fn assumed(mut claims: Map<String, Value>, config: &Config) -> anyhow
     let issuers = &config.plan.issuers;
     let named = claims.remove("issuer").or_else(|| claims.get("iss").cloned());
     let issuer = match named.as_ref().and_then(Value::as_str) {
-        Some(named) => issuers.iter().position(|issuer| *issuer.name == *named || issuer.issuer == named),
+        Some(named) => issuers.iter().position(|issuer| *issuer.name == *named || issuer.issuer() == Some(named)),
         None => issuers.iter().position(|issuer| &*issuer.name == "self").or((!issuers.is_empty()).then_some(0)),
     };
     let issuer = issuer.with_context(|| match named {

@@ -9,13 +9,14 @@ use super::transform::Managed;
 use super::{Gateway, Limits, head, route};
 use crate::authorization_server::{AuthorizationServer, PublicKeys, StartError};
 use crate::clock::Clock;
-use crate::jose::{KeySet, KeySetError};
-use crate::net::fetch::Fetcher;
+use crate::jose::KeySet;
 use crate::store::{OpenError, Store};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::TlsError;
-use crate::token::{Issuer, IssuerSettings, KeyRing, KeySource, SharedKeys, Verifier};
+use crate::token::{
+    Introspector, Issuer, IssuerSettings, JwtSettings, KeyError, KeyKeeper, KeyRing, KeySource, SharedKeys, Verifier,
+};
 use crate::upstream::Upstream;
 
 /// What a gateway needs besides its plan.
@@ -35,8 +36,10 @@ pub enum AssembleError {
     AuthorizationServer(#[from] StartError),
     #[error(transparent)]
     Tls(#[from] TlsError),
-    #[error("the keys of issuer {issuer}: {reason}")]
-    Keys { issuer: Arc<str>, reason: String },
+    #[error("the keys of issuer {issuer}")]
+    Keys { issuer: Arc<str>, source: KeyError },
+    #[error("an issuer is the embedded authorization server, which there is not")]
+    NoServer,
     #[error("the routes {0} and {1} cannot be told apart")]
     Tie(Arc<str>, Arc<str>),
 }
@@ -70,10 +73,11 @@ pub async fn assemble(mut plan: Plan, context: Context) -> Result<(Arc<Gateway>,
             Some(server)
         }
     };
-    let issuers = issuers
-        .into_iter()
-        .map(|settings| issuer(settings, authorization_server.as_ref(), &metrics, &mut background))
-        .collect::<Result<_, _>>()?;
+    let mut ready = Vec::new();
+    for (index, settings) in issuers.into_iter().enumerate() {
+        let server = authorization_server.as_ref();
+        ready.push(issuer(index, settings, server, &metrics, &clock, &mut background)?);
+    }
     let upstreams =
         upstreams.into_iter().map(|settings| Upstream::new(settings, &metrics)).collect::<Result<_, _>>()?;
     let gateway = Gateway {
@@ -82,7 +86,7 @@ pub async fn assemble(mut plan: Plan, context: Context) -> Result<(Arc<Gateway>,
         trusted_proxies,
         routes,
         managed,
-        verifier: Verifier::new(issuers, clock.clone()),
+        verifier: Verifier::new(ready, clock.clone()),
         authorization_server,
         upstreams,
         limits,
@@ -98,38 +102,41 @@ pub async fn assemble(mut plan: Plan, context: Context) -> Result<(Arc<Gateway>,
 }
 
 fn issuer(
+    index: usize,
     settings: IssuerSettings,
     server: Option<&Arc<AuthorizationServer>>,
     metrics: &Metrics,
+    clock: &Clock,
     background: &mut Vec<Background>,
 ) -> Result<Issuer, AssembleError> {
-    let failed = |reason: String| AssembleError::Keys { issuer: settings.name.clone(), reason };
+    let name = &settings.name;
+    let failed = |source: KeyError| AssembleError::Keys { issuer: Arc::clone(name), source };
     let mut store = None;
-    let keys = match &settings.keys {
-        KeySource::File(path) => {
-            let json = std::fs::read(path).map_err(|error| failed(format!("{}: {error}", path.display())))?;
-            let (keys, left_out) =
-                KeySet::parse(&json, &settings.algorithms).map_err(|error: KeySetError| failed(error.to_string()))?;
-            for reason in left_out {
-                tracing::warn!(event = "jwks.key_left_out", issuer = &*settings.name, reason);
-            }
-            Arc::new(KeyRing::fixed(keys))
-        }
-        KeySource::Url { url, ca, .. } => {
-            let keys = Arc::new(KeyRing::fetched());
-            let fetcher = Fetcher::new(url, ca.as_deref())?;
-            let fetches = metrics.key_fetches.clone();
-            background.push(Box::pin(Arc::clone(&keys).keep_fresh(settings.clone(), fetcher, fetches)));
-            keys
-        }
-        KeySource::Embedded => {
-            let server = server.ok_or_else(|| failed("there is no embedded authorization server".to_owned()))?;
+    let keys = match &settings.jwt {
+        None => None,
+        Some(JwtSettings { keys: KeySource::Embedded, .. }) => {
+            let server = server.ok_or(AssembleError::NoServer)?;
             store = Some(server.store().clone());
-            Arc::new(KeyRing::shared(Box::new(OwnKeys(server.public_keys()))))
+            Some(Arc::new(KeyRing::shared(Box::new(OwnKeys(server.public_keys())), metrics.keys(name))))
+        }
+        Some(jwt) => {
+            let keeper = KeyKeeper::new(Arc::clone(name), jwt.clone(), metrics.keys(name)).map_err(failed)?;
+            let ring = keeper.ring();
+            background.push(Box::pin(keeper.run()));
+            Some(ring)
         }
     };
-    let metrics = metrics.tokens(&settings.name);
-    Ok(Issuer { settings, keys, store, metrics })
+    let introspector = match settings.introspection.clone() {
+        None => None,
+        Some(introspection) => {
+            let (name, metrics) = (Arc::clone(name), metrics.introspection(name));
+            let (introspector, calls) = Introspector::new(name, index, introspection, metrics, clock.clone())?;
+            background.push(Box::pin(calls.run()));
+            Some(introspector)
+        }
+    };
+    let metrics = metrics.tokens(name);
+    Ok(Issuer { settings, keys, introspector, store, metrics })
 }
 
 /// The embedded server's keys, as verifiers see them.

@@ -17,7 +17,7 @@ use crate::clock::UnixSeconds;
 use crate::jose::{KeySet, UnverifiedJws};
 use crate::policy::{self, Access, Check, Condition, Entry, Need};
 use crate::telemetry::metrics::Metrics;
-use crate::token::{Bearer, BearerError, IssuerSettings, KeySource, VerifiedToken, accept_claims};
+use crate::token::{self, Bearer, BearerError, IssuerSettings, JwtSettings, KeySource, Kin, Refusal, VerifiedToken};
 use crate::upstream::{self, Dialect};
 
 /// The rules of a plan, ready to be asked.
@@ -147,7 +147,6 @@ impl Rules {
     }
 
     fn token(&self, question: &Question, route: &Route, told: &mut Told) -> Result<Option<VerifiedToken>, Stop> {
-        use crate::token::Refusal;
         let accepted = &route.plan.issuers;
         let (issuer, claims) = match &question.token {
             AssumedToken::None => {
@@ -164,23 +163,33 @@ impl Rules {
                     Err(BearerError::Syntax) => return Err(Reject::BearerSyntax.into()),
                     Err(BearerError::Token(refusal)) => return Err(Reject::InvalidToken(refusal).into()),
                 }
-                let jws = UnverifiedJws::parse(text).map_err(|error| Reject::InvalidToken(error.into()))?;
-                let named = jws.claims.get("iss").and_then(Value::as_str);
-                let of = |index: &usize| Some(self.issuers[*index].issuer.as_str()) == named;
-                let issuer = accepted.iter().copied().find(of).ok_or(Reject::InvalidToken(Refusal::Issuer))?;
-                crate::token::accept_header(&self.issuers[issuer], &jws).map_err(Reject::InvalidToken)?;
-                tell_signature(&self.issuers[issuer], &jws, told)?;
+                let kin = token::choose(&self.issuers, accepted, text).map_err(Reject::InvalidToken)?;
+                let (issuer, jws) = match kin {
+                    Kin::Jwt(issuer, jws) => (issuer, jws),
+                    Kin::Own(issuer) | Kin::Introspected(issuer) => {
+                        let name = &self.issuers[issuer].name;
+                        told.line(format!("token: for {name} to know; say what it stands for with --claims"));
+                        return Err(Reject::IssuerUnavailable.into());
+                    }
+                };
+                let settings = &self.issuers[issuer];
+                let jwt = settings.jwt.as_ref().ok_or(Reject::InvalidToken(Refusal::Issuer))?;
+                jwt.accept_unverified(&jws, question.now).map_err(Reject::InvalidToken)?;
+                tell_signature(jwt, &jws, told)?;
+                if settings.introspection.is_some() {
+                    told.line("introspection: not asked, explain uses no network");
+                }
                 (issuer, jws.claims)
             }
         };
         let settings = &self.issuers[issuer];
-        let token = accept_claims(settings, issuer, claims, question.now).map_err(Reject::InvalidToken)?;
+        let token = settings.explained(issuer, claims, question.now).map_err(Reject::InvalidToken)?;
         if !accepted.contains(&issuer) {
             told.line(format!("token: of issuer {}, which the route does not accept", settings.name));
             return Err(Reject::InvalidToken(Refusal::Issuer).into());
         }
         let audience = &route.plan.audience;
-        if !audience.is_empty() && !audience.iter().any(|own| token.audience().iter().any(|named| **named == **own)) {
+        if !audience.is_empty() && !token.is_meant_for(audience) {
             return Err(Reject::InvalidToken(Refusal::Audience).into());
         }
         let mut line = format!("token: issuer {}", token.issuer());
@@ -231,11 +240,23 @@ impl Rules {
 }
 
 impl IssuerSettings {
+    /// The facts of `claims`, as if the issuer had said them.
+    fn explained(&self, index: usize, claims: Map<String, Value>, now: UnixSeconds) -> Result<VerifiedToken, Refusal> {
+        if let Some(jwt) = &self.jwt {
+            jwt.accept_claims(&claims, now)?;
+        }
+        let rules = self.claims().ok_or(Refusal::Issuer)?;
+        let token = rules.facts(&self.name, index, claims)?;
+        token.validity().at(now)?;
+        Ok(token)
+    }
+
     /// `claims`, with what an access token of this issuer needs besides filled in; `narrower` is the route's audience.
     fn filled(&self, claims: Map<String, Value>, narrower: &[String], now: UnixSeconds) -> Map<String, Value> {
         let mut filled = claims;
+        let Some(rules) = self.claims() else { return filled };
         // Written with the standard names, meant for the issuer's own.
-        let own = [&self.user_claim, &self.client_id_claim, &self.scope_claim, &self.roles_claim];
+        let own = [&rules.user_claim, &rules.client_id_claim, &rules.scope_claim, &rules.roles_claim];
         for (standard, own) in ["sub", "client_id", "scope", "roles"].into_iter().zip(own) {
             if own.find(&filled).is_none()
                 && let Some(value) = filled.get(standard).cloned()
@@ -243,15 +264,18 @@ impl IssuerSettings {
                 filled.insert(own.0.to_string(), value);
             }
         }
-        let audience: Vec<&String> = self.audience.iter().chain(narrower).collect();
-        let usual = [("iss", json!(self.issuer)), ("exp", json!(now + 300)), ("iat", json!(now))];
+        let audience: Vec<&String> = rules.audience.iter().chain(narrower).collect();
+        let usual =
+            [("iss", self.issuer().map(|iss| json!(iss))), ("exp", Some(json!(now + 300))), ("iat", Some(json!(now)))];
         for (name, value) in usual {
-            filled.entry(name).or_insert(value);
+            if let Some(value) = value {
+                filled.entry(name).or_insert(value);
+            }
         }
-        if self.audience_claim.find(&filled).is_none() {
-            filled.insert(self.audience_claim.0.to_string(), json!(audience));
+        if rules.audience_claim.find(&filled).is_none() {
+            filled.insert(rules.audience_claim.0.to_string(), json!(audience));
         }
-        for path in self.required_claims.iter().chain([&self.client_id_claim]) {
+        for path in rules.required_claims.iter().chain([&rules.client_id_claim]) {
             if path.find(&filled).is_none() {
                 filled.insert(path.0.to_string(), json!("assumed"));
             }
@@ -260,8 +284,7 @@ impl IssuerSettings {
     }
 }
 
-fn tell_signature(settings: &IssuerSettings, jws: &UnverifiedJws<'_>, told: &mut Told) -> Result<(), Stop> {
-    use crate::token::Refusal;
+fn tell_signature(settings: &JwtSettings, jws: &UnverifiedJws<'_>, told: &mut Told) -> Result<(), Stop> {
     let KeySource::File(path) = &settings.keys else {
         told.line("signature: not checked, the keys are not a file");
         return Ok(());

@@ -320,7 +320,8 @@ impl Gateway {
             Err(BearerError::Syntax) => return Err(Reject::BearerSyntax),
             Err(BearerError::Token(refusal)) => return Err(self.refused(refusal)),
         };
-        let verified = self.verifier.verify(bearer, &route.plan.issuers, &route.plan.audience).await;
+        let plan = &route.plan;
+        let verified = self.verifier.verify(bearer, &plan.issuers, &plan.audience, plan.introspection).await;
         verified.map(Caller::Known).map_err(|refusal| self.refused(refusal))
     }
 
@@ -334,8 +335,26 @@ impl Gateway {
 
     /// When what the permit's token admitted must end.
     fn end_of(&self, permit: &Permit) -> Option<Instant> {
-        let left = permit.token()?.refused_from().saturating_sub(self.clock.now());
-        Some(Instant::now() + Duration::from_secs(left))
+        let left = permit.token()?.validity().until.saturating_sub(self.clock.now());
+        Instant::now().checked_add(Duration::from_secs(left))
+    }
+
+    /// Brings the metrics up to date that are read rather than counted.
+    pub fn measure(&self) {
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let metrics = &self.metrics;
+        metrics.token_cache_entries.set(number(self.verifier.cached()));
+        for issuer in self.verifier.issuers() {
+            let name = [&*issuer.settings.name];
+            if let Some(age) = issuer.keys.as_ref().and_then(|keys| keys.age()) {
+                metrics.key_set_age.with_label_values(&name).set(number(age.as_secs()));
+                let success = self.clock.now().saturating_sub(age.as_secs());
+                metrics.key_set_last_success.with_label_values(&name).set(number(success));
+            }
+            if let Some(introspector) = &issuer.introspector {
+                metrics.introspection_entries.with_label_values(&name).set(number(introspector.entries()));
+            }
+        }
     }
 
     pub fn routes(&self) -> &Routes {

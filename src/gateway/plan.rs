@@ -73,6 +73,8 @@ pub struct RoutePlan {
     /// Indices into `Plan::issuers`; tokens of others are refused. Empty only when there are none or all entries are public.
     pub issuers: Vec<usize>,
     pub access: Access,
+    /// Whether answers of introspection endpoints may be used again.
+    pub introspection: token::Reuse,
     /// Narrower than the issuer's; empty: the issuer's alone.
     pub audience: Vec<String>,
     pub body_bytes: u64,

@@ -6,7 +6,7 @@ mod key_set;
 mod signing;
 
 pub use json::{JsonError, parse_object};
-pub use jws::{Malformed, UnverifiedJws};
+pub use jws::{Malformed, UnverifiedJws, named_issuer};
 pub use key_set::{KeySet, KeySetError, VerifyingKey};
 pub use signing::{SigningError, SigningKey};
 

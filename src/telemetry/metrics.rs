@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 /// Upper bounds in seconds, from a cached answer on the same host to a report that takes its time.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
@@ -22,6 +24,26 @@ pub struct Metrics {
     pub tokens_refused: IntCounterVec,
     /// `issuer`, `result`.
     pub key_fetches: IntCounterVec,
+    /// `issuer`.
+    pub keys: IntGaugeVec,
+    /// `issuer`. Read at the time of a scrape.
+    pub key_set_age: IntGaugeVec,
+    /// `issuer`. Read at the time of a scrape.
+    pub key_set_last_success: IntGaugeVec,
+    /// `issuer`.
+    pub unknown_key_ids: IntCounterVec,
+    /// Tokens that are remembered as good. Read at the time of a scrape.
+    pub token_cache_entries: IntGauge,
+    /// `issuer`, `result`.
+    pub introspection_calls: IntCounterVec,
+    /// `issuer`.
+    pub introspection_seconds: HistogramVec,
+    /// `issuer`, `found`.
+    pub introspection_lookups: IntCounterVec,
+    /// `issuer`: 1 while the issuer gives no usable answer.
+    pub introspection_failing: IntGaugeVec,
+    /// `issuer`. Read at the time of a scrape.
+    pub introspection_entries: IntGaugeVec,
     /// `upstream`.
     pub upstream_requests: IntCounterVec,
     /// `upstream`.
@@ -74,6 +96,56 @@ impl Metrics {
             tokens_cached: counters(&registry, "tokens_cached_total", "tokens that were known to be good", &["issuer"]),
             tokens_refused: counters(&registry, "tokens_refused_total", "tokens that did not count", &["reason"]),
             key_fetches: counters(&registry, "key_fetches_total", "fetches of key sets", &["issuer", "result"]),
+            keys: gauges(&registry, "keys", "keys that can verify tokens", &["issuer"]),
+            key_set_age: gauges(
+                &registry,
+                "key_set_age_seconds",
+                "since the key set was last found to be current",
+                &["issuer"],
+            ),
+            key_set_last_success: gauges(
+                &registry,
+                "key_set_last_success_timestamp_seconds",
+                "when the key set was last found to be current, in seconds since 1970",
+                &["issuer"],
+            ),
+            unknown_key_ids: counters(
+                &registry,
+                "unknown_key_ids_total",
+                "tokens that named a key which the issuer's set did not have",
+                &["issuer"],
+            ),
+            token_cache_entries: gauge(&registry, "token_cache_entries", "tokens that are remembered as good"),
+            introspection_calls: counters(
+                &registry,
+                "introspection_calls_total",
+                "calls to introspection endpoints",
+                &["issuer", "result"],
+            ),
+            introspection_seconds: histograms(
+                &registry,
+                "introspection_duration_seconds",
+                "of a call to an introspection endpoint",
+                &["issuer"],
+            ),
+            introspection_lookups: counters(
+                &registry,
+                "introspection_lookups_total",
+                "tokens to be introspected, by what was found: hit, negative, shared (a call under way), miss",
+                &["issuer", "found"],
+            ),
+            introspection_failing: gauges(
+                &registry,
+                "introspection_failing",
+                "1 while an issuer gives no usable answer",
+                &["issuer"],
+            ),
+            introspection_entries: gauges(
+                &registry,
+                "introspection_cache_entries",
+                "answers of introspection endpoints that are kept",
+                &["issuer"],
+            ),
             upstream_requests: counters(
                 &registry,
                 "upstream_requests_total",
@@ -156,6 +228,29 @@ impl Metrics {
         }
     }
 
+    pub fn keys(&self, issuer: &str) -> KeyMetrics {
+        KeyMetrics {
+            succeeded: self.key_fetches.with_label_values(&[issuer, "success"]),
+            failed: self.key_fetches.with_label_values(&[issuer, "failure"]),
+            unknown: self.unknown_key_ids.with_label_values(&[issuer]),
+            keys: self.keys.with_label_values(&[issuer]),
+        }
+    }
+
+    pub fn introspection(&self, issuer: &str) -> IntrospectionMetrics {
+        let found = |found: &str| self.introspection_lookups.with_label_values(&[issuer, found]);
+        IntrospectionMetrics {
+            hits: found("hit"),
+            negatives: found("negative"),
+            shared: found("shared"),
+            misses: found("miss"),
+            seconds: self.introspection_seconds.with_label_values(&[issuer]),
+            failing: self.introspection_failing.with_label_values(&[issuer]),
+            calls: self.introspection_calls.clone(),
+            issuer: issuer.into(),
+        }
+    }
+
     /// The text that Prometheus scrapes.
     pub fn exposition(&self) -> String {
         let mut text = String::new();
@@ -180,6 +275,37 @@ pub struct TokenMetrics {
     pub verified: IntCounter,
     /// Known from before.
     pub cached: IntCounter,
+}
+
+/// Of one issuer's key set.
+#[derive(Clone, Debug)]
+pub struct KeyMetrics {
+    pub succeeded: IntCounter,
+    pub failed: IntCounter,
+    /// Tokens that named a key which was not there.
+    pub unknown: IntCounter,
+    pub keys: IntGauge,
+}
+
+/// Of one issuer's introspection endpoint.
+#[derive(Clone, Debug)]
+pub struct IntrospectionMetrics {
+    pub hits: IntCounter,
+    pub negatives: IntCounter,
+    /// Requests that joined a call under way.
+    pub shared: IntCounter,
+    pub misses: IntCounter,
+    pub seconds: Histogram,
+    pub failing: IntGauge,
+    calls: IntCounterVec,
+    issuer: Box<str>,
+}
+
+impl IntrospectionMetrics {
+    /// Counts what came of a call.
+    pub fn call(&self, result: &'static str) {
+        self.calls.with_label_values(&[&*self.issuer, result]).inc();
+    }
 }
 
 /// What was decided of a request.
@@ -264,6 +390,12 @@ fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
     let counter = IntCounter::new(format!("tollgate_{name}"), help).expect("metric names are constants");
     registry.register(Box::new(counter.clone())).expect("each metric is registered once");
     counter
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    let gauge = IntGauge::new(format!("tollgate_{name}"), help).expect("metric names are constants");
+    registry.register(Box::new(gauge.clone())).expect("each metric is registered once");
+    gauge
 }
 
 fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {

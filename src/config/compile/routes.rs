@@ -11,6 +11,7 @@ use super::{Compiler, Names};
 use crate::gateway::plan::{AuthorizationServerPlan, PathAllowances, RoutePlan, UnderscoreHeaders};
 use crate::net::{BaseUrl, is_loopback_host};
 use crate::routing::{HostPattern, PathPattern, Segment, Table};
+use crate::token::Reuse;
 
 const MAX_NAME: usize = 64;
 const UPSTREAM_HELP: &str =
@@ -157,9 +158,6 @@ impl Compiler<'_> {
         );
         self.not_built(&ip_allow, "ip_allow", "filter addresses in front of the gateway until then");
         self.not_built(&ip_deny, "ip_deny", "filter addresses in front of the gateway until then");
-        if let Some(At { value: model::Cache::Off, span }) = cache.as_ref() {
-            self.not_built_at(*span, "`cache = \"off\"`", "leave it out");
-        }
 
         let allowances = self.allowances(allow_in_path);
         let path = path.required(self.report, at.span, "path", "say which paths: `path = \"/orders/**\"`");
@@ -167,7 +165,8 @@ impl Compiler<'_> {
         let upstream = upstream
             .required(self.report, at.span, "upstream", "say where its requests go: `upstream = \"orders\"`")
             .and_then(|upstream| self.lookup(&upstream, &names.upstreams, "upstream", UPSTREAM_HELP));
-        let issuers = self.route_issuers(issuers, names);
+        let issuers = self.route_issuers(issuers, names, at.span);
+        let introspection = self.reuse(cache, issuers.as_deref(), names);
         let allow = allow.required(self.report, at.span, "allow", ALLOW_HELP);
         let access = allow.and_then(|allow| {
             self.not_empty(&allow, "allow", ALLOW_HELP).then(|| self.access(allow, issuers.as_deref(), names))
@@ -194,6 +193,7 @@ impl Compiler<'_> {
             upstream: upstream?,
             issuers: issuers.unwrap_or_default(),
             access: access?,
+            introspection,
             audience,
             body_bytes,
             timeout,
@@ -242,16 +242,49 @@ impl Compiler<'_> {
         allowances
     }
 
-    /// None: the key is there and wrong.
-    fn route_issuers(&mut self, field: Field<List<String>>, names: &Names) -> Option<Vec<usize>> {
-        if field.is_absent() {
-            return Some((0..names.issuers.len()).collect());
+    /// None: the key is there and wrong. `owner` is the route.
+    fn route_issuers(&mut self, field: Field<List<String>>, names: &Names, owner: Span) -> Option<Vec<usize>> {
+        let span = field.key().unwrap_or(owner);
+        let indices = if field.is_absent() {
+            (0..names.issuers.len()).collect()
+        } else {
+            let list = field.given()?;
+            self.not_empty(&list, "issuers", "leave it out to accept tokens of every issuer");
+            self.distinct(&list.value.items, Clone::clone, "the issuer");
+            let indices: Vec<Option<usize>> = list.value.items.iter().map(|at| self.issuer(at, names)).collect();
+            indices.into_iter().collect::<Option<Vec<usize>>>()?
+        };
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        for index in &indices {
+            let Some(prefix) = &names.token_prefixes[*index] else { continue };
+            if let Some(first) = seen.insert(prefix, *index) {
+                self.report.error(
+                    span,
+                    format!(
+                        "an opaque token could be of `{}` or of `{}`: both are introspected, and their tokens begin alike",
+                        names.issuers[first], names.issuers[*index]
+                    ),
+                    "name one of them in the route's `issuers`, or give each a `token_prefix` of its own",
+                );
+            }
         }
-        let list = field.given()?;
-        self.not_empty(&list, "issuers", "leave it out to accept tokens of every issuer");
-        self.distinct(&list.value.items, Clone::clone, "the issuer");
-        let indices: Vec<Option<usize>> = list.value.items.iter().map(|at| self.issuer(at, names)).collect();
-        indices.into_iter().collect()
+        Some(indices)
+    }
+
+    fn reuse(&mut self, cache: Field<model::Cache>, issuers: Option<&[usize]>, names: &Names) -> Reuse {
+        match cache.given() {
+            Some(At { value: model::Cache::Off, span }) => {
+                if issuers.is_some_and(|issuers| issuers.iter().all(|index| names.token_prefixes[*index].is_none())) {
+                    self.report.warning(
+                        span,
+                        "`cache = \"off\"` means nothing here: no issuer of this route is introspected",
+                        "leave it out, or give an issuer an `introspection` table",
+                    );
+                }
+                Reuse::Never
+            }
+            _ => Reuse::Kept,
+        }
     }
 
     /// The place of an issuer that is named.
