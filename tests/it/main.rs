@@ -9,6 +9,7 @@
 #![allow(unreachable_pub, reason = "the test binary has no interface")]
 
 mod admin;
+mod asking;
 mod assertions;
 mod bearer;
 mod bypass;
