@@ -144,7 +144,8 @@ const LATER: &str = "503 later";
 #[test]
 fn x1_x2_x3_x5_x6_what_is_made_of_answers() {
     let endpoint = Endpoint::start();
-    let site = site(&endpoint.table("legacy", &format!("issuer = \"{LEGACY}\"\ncache_ttl = \"0s\"\nnegative_ttl = \"0s\"")));
+    let site =
+        site(&endpoint.table("legacy", &format!("issuer = \"{LEGACY}\"\ncache_ttl = \"0s\"\nnegative_ttl = \"0s\"")));
     let json = "Content-Type: application/json\r\n";
     let raw = |status, lines, body: &str| Answer::Raw(status, lines, body.to_owned());
     let patched = |patch: Value| Answer::Json(merged(good(), &patch));
@@ -206,7 +207,9 @@ fn x1_x2_x3_x5_x6_what_is_made_of_answers() {
         wrong.eq((case, "reached the upstream"), site.upstream.count() > before, expected == "200");
     }
     wrong.eq("one that nobody knows", judge(&site, "/any", "stranger"), BAD.to_owned());
-    let calls = |result: &str| site.gateway.metrics().sum("tollgate_introspection_calls_total", &[("issuer", "legacy"), ("result", result)]);
+    let calls = |result: &str| {
+        site.gateway.metrics().sum("tollgate_introspection_calls_total", &[("issuer", "legacy"), ("result", result)])
+    };
     wrong.eq("refused credentials are counted", calls("credentials_refused"), 2.0);
     wrong.ok("active ones", calls("active") > 10.0, calls("active"));
     let told = site.gateway.wait_log("the failure is told of", |line| line["event"] == "introspection.failed");
@@ -246,13 +249,9 @@ fn class_45_facts_are_kept_decisions_are_not() {
     let site = site(&endpoint.table("legacy", ""));
     endpoint.knows("t", &json!({}));
     let mut wrong = Wrong::default();
-    for (target, expected) in [
-        ("/read", "200"),
-        ("/write", "403 insufficient_scope"),
-        ("/elsewhere", BAD),
-        ("/any", "200"),
-        ("/read", "200"),
-    ] {
+    for (target, expected) in
+        [("/read", "200"), ("/write", "403 insufficient_scope"), ("/elsewhere", BAD), ("/any", "200"), ("/read", "200")]
+    {
         wrong.eq(target, judge(&site, target, "t"), expected.to_owned());
     }
     wrong.eq("asked once", endpoint.count(), 1);
@@ -261,7 +260,8 @@ fn class_45_facts_are_kept_decisions_are_not() {
     }
     wrong.eq("asked once more", endpoint.count(), 2);
     let metrics = site.gateway.metrics();
-    let lookups = |found| metrics.sum("tollgate_introspection_lookups_total", &[("issuer", "legacy"), ("found", found)]);
+    let lookups =
+        |found| metrics.sum("tollgate_introspection_lookups_total", &[("issuer", "legacy"), ("found", found)]);
     wrong.eq("lookups", ["miss", "hit", "negative", "shared"].map(lookups), [2.0, 4.0, 3.0, 0.0]);
     wrong.ok("entries", metrics.has("tollgate_introspection_cache_entries", &[("issuer", "legacy")]), "no gauge");
     wrong.ok("latency", metrics.sum("tollgate_introspection_duration_seconds_count", &[]) == 2.0, "not two");
@@ -321,7 +321,8 @@ fn class_47_calls_at_a_time_are_capped_and_made_up_tokens_drive_out_no_good_one(
         .map(|worker| {
             thread::spawn(move || {
                 let tokens = (0..50).map(|n| format!("made-up-{worker}-{n}"));
-                let statuses = tokens.map(|token| send(address, &Req::get("/any").host("api.test").bearer(&token)).status);
+                let statuses =
+                    tokens.map(|token| send(address, &Req::get("/any").host("api.test").bearer(&token)).status);
                 statuses.filter(|status| *status != 401).count()
             })
         })
