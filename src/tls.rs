@@ -223,6 +223,14 @@ impl ClientSettings {
         Ok(Arc::new(config))
     }
 
+    /// For calls in clear text alone: no server is trusted, so that a machine without a trust store can make them.
+    pub fn none() -> Result<ClientConfig, TlsError> {
+        Ok(ClientConfig::builder_with_provider(Arc::clone(provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth())
+    }
+
     /// The name that a server's certificate must carry; `host` is that of the URL.
     pub fn name(&self, host: &str) -> Result<ServerName<'static>, TlsError> {
         let name = self.server_name.as_deref().unwrap_or(host);

@@ -55,17 +55,16 @@ pub struct Answer {
 pub struct Fetcher(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 impl Fetcher {
-    /// `ca` holds the authorities that are trusted; absent: the platform's. At most `keep` unused connections stay open.
-    pub fn new(ca: Option<&Path>, keep: usize) -> Result<Self, TlsError> {
-        let tls = ClientSettings { ca: ca.map(Path::to_owned), ..ClientSettings::default() };
+    /// For `url` and what it leads to. `ca` holds the authorities that are trusted; absent: the platform's. At most `keep`
+    /// unused connections stay open.
+    pub fn new(url: &EndpointUrl, ca: Option<&Path>, keep: usize) -> Result<Self, TlsError> {
+        let settings = ClientSettings { ca: ca.map(Path::to_owned), ..ClientSettings::default() };
+        let tls = if url.is_https() { (*settings.build(&[])?).clone() } else { ClientSettings::none()? };
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config((*tls.build(&[])?).clone())
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())

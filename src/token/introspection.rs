@@ -128,7 +128,7 @@ impl Introspector {
         metrics: IntrospectionMetrics,
         clock: Clock,
     ) -> Result<(Arc<Self>, Calls), TlsError> {
-        let fetcher = Fetcher::new(settings.ca.as_deref(), settings.concurrency)?;
+        let fetcher = Fetcher::new(&settings.url, settings.ca.as_deref(), settings.concurrency)?;
         let (calls, queue) = mpsc::channel(QUEUE);
         let weight = |_: &Digest, kept: &Kept| {
             let bytes = kept.answer.as_ref().map_or(0, |token| size(token.claims()));

@@ -50,8 +50,23 @@ pub enum KeySource {
 #[derive(Clone, Debug)]
 pub enum KeyLocation {
     Url(EndpointUrl),
-    /// By the metadata of the issuer (RFC 8414, OpenID Connect Discovery): its documents, in the order of asking.
-    Metadata(Vec<EndpointUrl>),
+    /// By the metadata of the issuer.
+    Metadata {
+        /// OpenID Connect Discovery section 4, which most have.
+        openid: EndpointUrl,
+        /// RFC 8414 section 3, asked where the other is not there.
+        oauth: EndpointUrl,
+    },
+}
+
+impl KeyLocation {
+    /// What is called first.
+    pub fn first(&self) -> &EndpointUrl {
+        match self {
+            Self::Url(url) => url,
+            Self::Metadata { openid, .. } => openid,
+        }
+    }
 }
 
 /// `[issuers.NAME.introspection]` (RFC 7662).
@@ -165,10 +180,7 @@ impl fmt::Display for KeyLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(url) => url.fmt(f),
-            Self::Metadata(documents) => {
-                let texts: Vec<String> = documents.iter().map(EndpointUrl::to_string).collect();
-                f.write_str(&texts.join(" or "))
-            }
+            Self::Metadata { openid, oauth } => write!(f, "{openid} or {oauth}"),
         }
     }
 }

@@ -87,8 +87,9 @@ impl KeyKeeper {
     /// `run`.
     pub fn new(name: Arc<str>, settings: JwtSettings, metrics: KeyMetrics) -> Result<Self, KeyError> {
         let (ring, fetcher) = match &settings.keys {
-            KeySource::Remote { ca, cooldown, .. } => {
-                (KeyRing::fetched(*cooldown, metrics), Some(Fetcher::new(ca.as_deref(), 1)?))
+            KeySource::Remote { location, ca, cooldown, .. } => {
+                let fetcher = Fetcher::new(location.first(), ca.as_deref(), 1)?;
+                (KeyRing::fetched(*cooldown, metrics), Some(fetcher))
             }
             KeySource::File(_) | KeySource::Embedded => (KeyRing::fixed(KeySet::default(), metrics), None),
         };
@@ -157,8 +158,8 @@ impl KeyKeeper {
         let found;
         let url = match location {
             KeyLocation::Url(url) => url,
-            KeyLocation::Metadata(documents) => {
-                found = self.discover(documents, fetcher).await?;
+            KeyLocation::Metadata { openid, oauth } => {
+                found = self.discover([openid, oauth], fetcher).await?;
                 &found
             }
         };
@@ -167,19 +168,23 @@ impl KeyKeeper {
     }
 
     /// Where the first of the issuer's metadata documents that exists says that its keys are.
-    async fn discover(&self, documents: &[EndpointUrl], fetcher: &Fetcher) -> Result<EndpointUrl, Failure> {
-        let mut missing = AnswerError::Status(http::StatusCode::NOT_FOUND);
+    async fn discover(&self, documents: [&EndpointUrl; 2], fetcher: &Fetcher) -> Result<EndpointUrl, Failure> {
+        let mut nothing = Failure::Metadata;
         for url in documents {
             let answer = fetcher.get(url, TIMEOUT, MAX_BYTES).await?;
-            let document = match answer.json(false) {
-                Ok(document) => document,
-                Err(error @ AnswerError::Status(status)) if status.is_client_error() => {
-                    missing = error;
+            let found = match answer.json(false) {
+                Ok(document) => serde_json::from_slice(document).map_err(|_| Failure::Metadata),
+                Err(error) => Err(error.into()),
+            };
+            let metadata: Metadata = match found {
+                Ok(metadata) => metadata,
+                Err(failure) if failure.is_unreachable() => return Err(failure),
+                // Servers answer in many ways where there is no such document.
+                Err(failure) => {
+                    nothing = failure;
                     continue;
                 }
-                Err(error) => return Err(error.into()),
             };
-            let metadata: Metadata = serde_json::from_slice(document).map_err(|_| Failure::Metadata)?;
             // RFC 8414 section 3.3: whoever answers for another issuer is not believed.
             if metadata.issuer != self.settings.issuer {
                 return Err(Failure::Issuer(metadata.issuer));
@@ -189,7 +194,7 @@ impl KeyKeeper {
             let secure = |keys: &EndpointUrl| keys.is_https() || (keys.is_loopback() && url.is_loopback());
             return keys.filter(secure).ok_or(Failure::Insecure(metadata.jwks_uri));
         }
-        Err(missing.into())
+        Err(nothing)
     }
 
     /// Reads the file again whenever its content changes: by looking, since what replaces a file or a link to it does so

@@ -328,15 +328,15 @@ impl Compiler<'_> {
         }
         let ca = ca.given().map(|at| self.authorities(&at)).and_then(|ca| ca);
         let location = if discovered.is_some() {
-            KeyLocation::Metadata(self.metadata_documents(issuer?)?)
+            self.metadata(issuer?)?
         } else {
             KeyLocation::Url(jwks_url.given().and_then(|at| self.endpoint_url(&at, "jwks_url"))?)
         };
         Some(KeySource::Remote { location, ca, refresh, cooldown })
     }
 
-    /// Where the metadata of an issuer may be: OpenID Connect Discovery section 4, which most have, and RFC 8414 section 3.
-    fn metadata_documents(&mut self, issuer: &At<String>) -> Option<Vec<EndpointUrl>> {
+    /// Where the metadata of an issuer may be.
+    fn metadata(&mut self, issuer: &At<String>) -> Option<KeyLocation> {
         let url = self.endpoint_url(issuer, "issuer")?;
         let uri = url.uri();
         if uri.query().is_some() {
@@ -347,13 +347,14 @@ impl Compiler<'_> {
             );
             return None;
         }
-        let (scheme, authority) = (uri.scheme()?, uri.authority()?);
+        let origin = format!("{}://{}", uri.scheme()?, uri.authority()?);
         let path = uri.path().trim_end_matches('/');
-        let documents = [
-            format!("{scheme}://{authority}{path}/.well-known/openid-configuration"),
-            format!("{scheme}://{authority}/.well-known/oauth-authorization-server{path}"),
-        ];
-        documents.iter().map(|text| EndpointUrl::parse(text).ok()).collect()
+        let openid = format!("{origin}{path}/.well-known/openid-configuration");
+        let oauth = format!("{origin}/.well-known/oauth-authorization-server{path}");
+        Some(KeyLocation::Metadata {
+            openid: EndpointUrl::parse(&openid).ok()?,
+            oauth: EndpointUrl::parse(&oauth).ok()?,
+        })
     }
 
     fn algorithms(&mut self, field: Field<List<String>>) -> Vec<Algorithm> {
