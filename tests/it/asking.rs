@@ -9,8 +9,10 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::support::mint::{AUDIENCE, ISSUER, Mint, merged, now};
+use crate::support::gateway::Builder;
+use crate::support::mint::{AUDIENCE, ISSUER, Key, Mint, compact, hmac_sha256, merged, now};
 use crate::support::server::basic;
+use crate::support::tls::{self, Authority};
 use crate::support::upstream::{Exchange, Recorded};
 use crate::support::{Gate, RecordingUpstream, Req, Response, Site, Wrong, field, send};
 
@@ -446,14 +448,13 @@ issuers = ["legacy"]
 allow = [{ authenticated = true }]
 "#;
     let site = site(&tables);
-    let legacy = Mint::with(LEGACY, vec![crate::support::mint::Key::p256("k9")]);
-    let stranger = Mint::with("https://stranger.test", vec![crate::support::mint::Key::p256("k9")]);
+    let legacy = Mint::with(LEGACY, vec![Key::p256("k9")]);
+    let stranger = Mint::with("https://stranger.test", vec![Key::p256("k9")]);
     let of_legacy = legacy.scoped("read");
-    let symmetric = crate::support::mint::compact(
-        &json!({"alg": "HS256", "typ": "JWT"}).to_string(),
-        &legacy.claims().to_string(),
-        |input| crate::support::mint::hmac_sha256(b"known to legacy alone", input),
-    );
+    let symmetric =
+        compact(&json!({"alg": "HS256", "typ": "JWT"}).to_string(), &legacy.claims().to_string(), |input| {
+            hmac_sha256(b"known to legacy alone", input)
+        });
     endpoint.knows(&of_legacy, &json!({})).knows(&symmetric, &json!({})).knows("opaque", &json!({}));
     prefixed.knows("pt_1", &json!({}));
     let answer = site.send(
@@ -492,7 +493,7 @@ allow = [{ authenticated = true }]
 fn class_40_what_an_unverified_jwt_says_of_itself_is_not_believed() {
     let endpoint = Endpoint::start();
     let site = site(&endpoint.table("legacy", &format!("issuer = \"{LEGACY}\"")));
-    let legacy = Mint::with(LEGACY, vec![crate::support::mint::Key::p256("k9")]);
+    let legacy = Mint::with(LEGACY, vec![Key::p256("k9")]);
     let token = legacy.token(&json!({"sub": "root", "scope": "read write"}));
     endpoint.says(&token, Answer::Json(json!({"active": true, "aud": AUDIENCE})));
     assert_eq!(judge(&site, "/any", &token), "200");
@@ -547,5 +548,51 @@ fn x4_verified_here_and_then_introspected() {
     wrong.eq("nobody is asked about what is refused anyway", endpoint.count(), before);
     wrong.eq("bare: who", site.get("/any", Some(&bare)).status, 200);
     wrong.eq("bare: who", site.upstream.last().header("x-user"), Some("alice"));
+    wrong.done();
+}
+
+#[test]
+fn x8_x9_the_issuers_certificate_is_verified() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let serving = |names: &[&str]| {
+        let config = authority.server(&authority.identity(names), &[], false);
+        let jwks = Mint::with("https://tls.test", vec![Key::p256("k")]).jwks();
+        RecordingUpstream::over(
+            move |socket| tls::accept(&config, socket),
+            move |exchange| {
+                let body = if exchange.request.target == "/keys" { jwks.clone() } else { good().to_string() };
+                exchange.answer("200 OK", "Content-Type: application/json\r\n", body.as_bytes())
+            },
+        )
+    };
+    let (right, wrong_name) = (serving(&["localhost"]), serving(&["elsewhere.test"]));
+    let mut wrong = Wrong::default();
+    for (case, server, ca, expected) in [
+        ("our authority", &right, "ca = \"ca.crt\"", "200"),
+        ("the platform's authorities", &right, "", LATER),
+        ("another authority", &right, "ca = \"stranger.crt\"", LATER),
+        ("another name", &wrong_name, "ca = \"ca.crt\"", LATER),
+    ] {
+        let port = server.address.port();
+        let tables = format!(
+            "[issuers.asked.introspection]\nurl = \"https://localhost:{port}/introspect\"\nclient_id = \"gateway\"\n\
+             client_secret = {{ env = \"INTROSPECTION_SECRET\" }}\naudience = [\"{AUDIENCE}\"]\n{ca}\n\
+             [issuers.verified.jwt]\nissuer = \"https://tls.test\"\naudience = [\"{AUDIENCE}\"]\n\
+             jwks_url = \"https://localhost:{port}/keys\"\n{ca}\n"
+        );
+        let files = [("ca.crt", authority.pem()), ("stranger.crt", stranger.pem())];
+        let upstream = RecordingUpstream::start();
+        let config = format!(
+            "[server]\npublic_url = \"http://127.0.0.1\"\n[store.memory]\n[admin]\naddress = \"127.0.0.1:0\"\n\
+             [listeners.main]\naddress = \"127.0.0.1:0\"\n[upstreams.app]\nservers = [\"{}\"]\n{tables}{ROUTES}",
+            upstream.url()
+        );
+        let files = files.iter().fold(Builder::new(), |builder, (name, pem)| builder.file(name, pem));
+        let gateway = files.env("INTROSPECTION_SECRET", SECRET).spawn(&config);
+        let event = if expected == "200" { "jwks.fetched" } else { "jwks.failed" };
+        gateway.wait_log(case, |line| line["event"] == event && field(line, "issuer") == Some("verified"));
+        let answer = send(gateway.address("main"), &Req::get("/any").host("api.test").bearer("opaque"));
+        wrong.eq((case, "introspection"), verdict(&answer), expected.to_owned());
+    }
     wrong.done();
 }
