@@ -21,6 +21,7 @@ mod edges;
 mod guessing;
 mod harness;
 mod introspection;
+mod issuers;
 mod jwks;
 mod keys;
 mod limits;
