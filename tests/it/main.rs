@@ -28,6 +28,7 @@ mod limits;
 mod listeners;
 mod login;
 mod pages;
+mod products;
 mod proxy;
 mod refresh;
 mod revocation;
