@@ -4,6 +4,8 @@ mod json;
 mod jws;
 mod key_set;
 mod signing;
+#[cfg(test)]
+mod tests;
 
 pub use json::{JsonError, parse_object};
 pub use jws::{Malformed, UnverifiedJws, named_issuer};

@@ -9,6 +9,7 @@ pub mod h2;
 pub mod http;
 pub mod metrics;
 pub mod mint;
+pub mod oidc_provider;
 pub mod public;
 pub mod server;
 pub mod site;
