@@ -18,6 +18,7 @@ mod code;
 mod config;
 mod conformance;
 mod edges;
+mod framing;
 mod guessing;
 mod harness;
 mod introspection;
