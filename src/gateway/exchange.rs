@@ -241,7 +241,8 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if self.status == 0 {
+        let answered = self.status != 0;
+        if !answered {
             // There was nobody left to answer.
             self.status = 499;
             self.reason.get_or_insert("caller_left");
@@ -279,6 +280,6 @@ impl Drop for Exchange {
                 aborted: !self.complete,
             });
         }
-        self.connection.activity.end();
+        self.connection.activity.end(answered);
     }
 }

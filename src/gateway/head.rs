@@ -36,15 +36,25 @@ pub struct Connection {
 pub struct Activity {
     running: AtomicUsize,
     begun: AtomicU64,
+    taken_back: AtomicU64,
     last_end_millis: AtomicU64,
     switched: AtomicBool,
     opened: Instant,
 }
 
+/// Requests that a connection may take back before it matters how many it lets be answered.
+const TAKEN_BACK: u64 = 200;
+
 impl Default for Activity {
     fn default() -> Self {
-        let (running, begun, last_end_millis) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        Self { running, begun, last_end_millis, switched: AtomicBool::new(false), opened: Instant::now() }
+        Self {
+            running: AtomicUsize::new(0),
+            begun: AtomicU64::new(0),
+            taken_back: AtomicU64::new(0),
+            last_end_millis: AtomicU64::new(0),
+            switched: AtomicBool::new(false),
+            opened: Instant::now(),
+        }
     }
 }
 
@@ -54,7 +64,11 @@ impl Activity {
         self.begun.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn end(&self) {
+    /// `answered`: the peer did not take the request back before.
+    pub fn end(&self, answered: bool) {
+        if !answered {
+            self.taken_back.fetch_add(1, Ordering::Relaxed);
+        }
         let millis = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_end_millis.store(millis, Ordering::Relaxed);
         self.running.fetch_sub(1, Ordering::Release);
@@ -62,6 +76,13 @@ impl Activity {
 
     pub fn is_running(&self) -> bool {
         self.running.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether the peer asks for more than it wants: most of its requests were taken back before they were answered, and
+    /// left their upstreams with work that nobody waits for.
+    pub fn asks_in_vain(&self) -> bool {
+        let taken_back = self.taken_back.load(Ordering::Relaxed);
+        taken_back > TAKEN_BACK && taken_back > self.begun() / 2
     }
 
     /// From here on the connection carries another protocol. To be called before its peer can know.

@@ -1,4 +1,5 @@
-//! A stream that gives up: on a head that does not come, on a connection nobody uses, on a peer that does not read.
+//! A stream that gives up: on a head that does not come, on a connection nobody uses, on a peer that does not read or that
+//! wants nothing of what it asks for.
 
 use std::io;
 use std::pin::Pin;
@@ -152,6 +153,10 @@ impl<I: AsyncRead + Unpin> AsyncRead for Timed<I> {
         match polled {
             Poll::Ready(result) => {
                 self.preface_left = self.preface_left.saturating_sub(buf.filled().len() - before);
+                if self.http2 && self.connection.activity.asks_in_vain() {
+                    self.waits.reached.with_label_values(&["taken_back"]).inc();
+                    return Poll::Ready(Err(io::Error::other("most requests were taken back")));
+                }
                 self.head = if self.io.is_in_head() { self.head.or_else(|| Some(Instant::now())) } else { None };
                 Poll::Ready(result)
             }

@@ -21,6 +21,7 @@ mod edges;
 mod framing;
 mod guessing;
 mod harness;
+mod http2;
 mod introspection;
 mod jwks;
 mod keys;

@@ -7,10 +7,14 @@ use super::wire::Wire;
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
+pub const PUSH_PROMISE: u8 = 5;
 pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
 
 /// Flags.
 pub const END_STREAM: u8 = 1;
@@ -103,6 +107,11 @@ impl Frames {
 
     pub fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> io::Result<()> {
         self.write(&frame(kind, flags, stream, payload))
+    }
+
+    /// A request that ends with its head.
+    pub fn request(&mut self, stream: u32, fields: &[Field<'_>]) -> io::Result<()> {
+        self.send(HEADERS, END_HEADERS | END_STREAM, stream, &block(fields))
     }
 
     pub fn next(&mut self) -> io::Result<Frame> {
