@@ -2,14 +2,13 @@
 //! others are served meanwhile, and the memory it takes is bounded.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, Field, Frames, GOAWAY, HEADERS, Outcome, PING, PREFACE, PRIORITY,
     PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, get, integer,
 };
+use crate::support::others::during;
 use crate::support::site::OPEN;
 use crate::support::wire::PATIENCE;
 use crate::support::{RecordingUpstream, Req, Site, Wrong};
@@ -24,39 +23,6 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 const FLOOD: u32 = 20_000;
 /// What a flood may cost, in KiB, wherever it stands when it is looked at.
 const MEMORY: u64 = 64 * 1024;
-
-/// Does `attack` while others ask. Gives its result, what the memory grew by, and the longest that the others waited as a
-/// multiple of the median without an attack.
-fn under<T>(site: &Site, attack: impl FnOnce() -> T) -> (T, u64, f64) {
-    let ask = || {
-        let begun = Instant::now();
-        let status = site.send(&Req::get("/public/x")).status;
-        (status, begun.elapsed())
-    };
-    let mut calm: Vec<Duration> = (0..21).map(|_| ask().1).collect();
-    calm.sort();
-    let before = site.gateway.memory("VmRSS");
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let others = scope.spawn(|| {
-            let mut longest = Duration::ZERO;
-            loop {
-                let last = over.load(Ordering::SeqCst);
-                let (status, took) = ask();
-                assert_eq!(status, 200, "another caller");
-                longest = longest.max(took);
-                if last {
-                    return longest;
-                }
-            }
-        });
-        let result = attack();
-        let grown = site.gateway.memory("VmRSS").saturating_sub(before);
-        over.store(true, Ordering::SeqCst);
-        let longest = others.join().expect("others are served");
-        (result, grown, longest.as_secs_f64() / calm[calm.len() / 2].as_secs_f64())
-    })
-}
 
 /// Sends until the other side has had enough, or all is sent.
 fn flood(frames: &mut Frames, mut next: impl FnMut(u32) -> Vec<u8>) -> io::Result<()> {
@@ -155,7 +121,7 @@ fn class_33_floods() {
     ];
     let mut wrong = Wrong::default();
     for (name, first, ends, mut next) in cases {
-        let (outcome, grown, ratio) = under(&site, || {
+        let (outcome, effect) = during(&site, || {
             let mut frames = Frames::open(address);
             frames.write(&first).unwrap();
             let sent = flood(&mut frames, &mut next);
@@ -163,12 +129,12 @@ fn class_33_floods() {
             frames.wire.patience(if ends.is_some() { PATIENCE } else { Duration::from_millis(200) });
             (sent.is_ok(), frames.outcome(u32::MAX))
         });
-        println!("{name}: {outcome:?}, {grown} KiB, others waited at most {ratio:.0} times as long");
+        println!("{name}: {outcome:?}; {effect}");
         if let Some(code) = ends {
             // Its last word may be lost where we still write.
             wrong.ok(name, [Outcome::GoAway(code), Outcome::Closed].contains(&outcome.1), outcome);
         }
-        wrong.ok((name, "memory"), grown < MEMORY, grown);
+        wrong.ok((name, "memory"), effect.grown < MEMORY, effect);
     }
     println!("highest {} KiB", site.gateway.memory("VmHWM"));
     wrong.done();
@@ -195,7 +161,7 @@ fn class_33_requests_taken_back_one_by_one() {
     let address = site.gateway.address("main");
     let get = get("/public/x");
     let reset = |stream| frame(RST_STREAM, 0, stream, &8u32.to_be_bytes());
-    let ((taken_back, seen), grown, ratio) = under(&site, || {
+    let ((taken_back, seen), effect) = during(&site, || {
         let before = site.upstream.count();
         let mut frames = Frames::open(address);
         let taken_back = (0..5000u32).take_while(|n| {
@@ -204,9 +170,7 @@ fn class_33_requests_taken_back_one_by_one() {
         });
         (taken_back.count(), site.upstream.count() - before)
     });
-    println!(
-        "{taken_back} taken back, {seen} seen upstream, {grown} KiB, others waited at most {ratio:.0} times as long"
-    );
+    println!("{taken_back} taken back, {seen} seen upstream; {effect}");
     assert!(taken_back < 500, "{taken_back} requests were taken back before the connection ended");
     assert_eq!(site.gateway.metrics().sum("tollgate_limits_reached_total", &[("limit", "taken_back")]), 1.0);
 
@@ -231,7 +195,7 @@ fn class_33_answers_that_wait_for_a_window_take_bounded_memory() {
     let other_lines = format!("[upstreams.other]\nservers = [\"{}\"]\n{routes}", other.url());
     let site = Site::builder().upstream(upstream).more(OPEN).more(&other_lines).start();
     let address = site.gateway.address("main");
-    let (_held, grown, ratio) = under(&site, || {
+    let (_held, effect) = during(&site, || {
         let mut held = Vec::new();
         for initial in [0u32, 1, 16_384] {
             let mut frames = Frames::open(address);
@@ -250,8 +214,8 @@ fn class_33_answers_that_wait_for_a_window_take_bounded_memory() {
         }
         held
     });
-    println!("{grown} KiB for 300 answers of 4 MiB, others waited at most {ratio:.0} times as long");
-    assert!(grown < 2 * MEMORY, "{grown} KiB");
+    println!("300 answers of 4 MiB: {effect}");
+    assert!(effect.grown < 2 * MEMORY, "{effect}");
 }
 
 #[test]
@@ -288,7 +252,7 @@ fn class_33_header_bombs() {
         ("a text that is not there", vec![0, 0x7f, 0x80, 0x10, b'a'], &[Outcome::GoAway(PROTOCOL_ERROR)]),
         ("bad Huffman code", vec![0, 0x84, 0xff, 0xff, 0xff, 0xff, 1, b'a'], &[Outcome::GoAway(PROTOCOL_ERROR)]),
     ] {
-        let (outcome, grown, _) = under(&site, || {
+        let (outcome, effect) = during(&site, || {
             let mut frames = Frames::open(address);
             // Its parts at most as long as frames may be.
             let block = [head(), fields].concat();
@@ -301,7 +265,7 @@ fn class_33_header_bombs() {
             frames.outcome(1)
         });
         wrong.ok(name, expected.contains(&outcome), outcome);
-        wrong.ok((name, "memory"), grown < 8 * 1024, grown);
+        wrong.ok((name, "memory"), effect.grown < 8 * 1024, effect);
     }
     wrong.done();
 }

@@ -33,6 +33,7 @@ mod proxy;
 mod refresh;
 mod revocation;
 mod routing;
+mod slow;
 mod smuggling;
 mod support;
 mod token_endpoint;

@@ -10,6 +10,7 @@ pub mod h2;
 pub mod http;
 pub mod metrics;
 pub mod mint;
+pub mod others;
 pub mod parsers;
 pub mod public;
 pub mod server;
