@@ -280,6 +280,8 @@ impl Drop for Exchange {
                 aborted: !self.complete,
             });
         }
-        self.connection.activity.end(answered);
+        // A proxy takes back what its clients do: the others behind it shall not pay for that.
+        let blameless = || self.gateway().trusted_proxies.contains(self.connection.peer);
+        self.connection.activity.end(answered || blameless());
     }
 }

@@ -184,6 +184,15 @@ fn class_33_requests_taken_back_one_by_one() {
         assert!(settled(&mut frames));
         frames.write(&reset(not)).unwrap();
     }
+
+    // A trusted proxy takes back for many.
+    let site = Site::builder().server("trusted_proxies = [\"127.0.0.1/32\"]").more(OPEN).start();
+    let mut frames = Frames::open(site.gateway.address("main"));
+    for n in 0..600u32 {
+        frames.request(n * 2 + 1, &get).unwrap();
+        assert!(settled(&mut frames));
+        frames.write(&reset(n * 2 + 1)).unwrap();
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod admin;
 mod assertions;
 mod bearer;
 mod bypass;
+mod bypass_tokens;
 mod cli;
 mod clients;
 mod code;
