@@ -241,7 +241,8 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if self.status == 0 {
+        let answered = self.status != 0;
+        if !answered {
             // There was nobody left to answer.
             self.status = 499;
             self.reason.get_or_insert("caller_left");
@@ -279,6 +280,8 @@ impl Drop for Exchange {
                 aborted: !self.complete,
             });
         }
-        self.connection.activity.end();
+        // A proxy takes back what its clients do: the others behind it shall not pay for that.
+        let blameless = || self.gateway().trusted_proxies.contains(self.connection.peer);
+        self.connection.activity.end(answered || blameless());
     }
 }

@@ -246,6 +246,9 @@ impl Worker {
     /// The answer that switches protocols; what follows it runs on by itself and is told of at its end.
     fn tunnel(&self, response: Response<()>, tunnel: Pending, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
         exchange.status = response.status().as_u16();
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            exchange.connection.activity.switch();
+        }
         let Pending { caller, server, ends_at, lease } = tunnel;
         let idle = self.gateway.limits.stream_idle;
         tokio::spawn(Tunnel { caller, server, idle, ends_at, lease, exchange }.run());
@@ -280,12 +283,10 @@ impl Gateway {
             self.metrics.limits_reached.with_label_values(&["header_count"]).inc();
             return Err(Reject::HeaderCount);
         }
-        // One coding, `chunked`: another is for two readers two different bodies.
-        let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
-        let chunked =
-            codings.next().is_none_or(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
-        if !chunked || codings.next().is_some() {
-            return Err(Reject::TransferCoding);
+        // One length in one spelling. (Of HTTP/1, the server passes on no other coding than `chunked`, HTTP/2 has none.)
+        let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
+        if lengths.next().is_some_and(|length| !head::is_plain_number(length)) || lengths.next().is_some() {
+            return Err(Reject::ContentLength);
         }
         Ok(())
     }

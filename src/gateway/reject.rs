@@ -23,8 +23,8 @@ pub enum Reject {
     RepeatedHeader,
     #[error("more header fields than allowed")]
     HeaderCount,
-    #[error("a transfer coding other than chunked, or more than one")]
-    TransferCoding,
+    #[error("more than one Content-Length, or one that is no plain number")]
+    ContentLength,
     #[error("this listener takes nothing but what can be sent to https")]
     Cleartext,
     #[error("no route")]
@@ -64,7 +64,7 @@ impl Reject {
             Self::Path(_) | Self::Spelling => "path",
             Self::RepeatedHeader => "repeated_header",
             Self::HeaderCount => "header_count",
-            Self::TransferCoding => "transfer_coding",
+            Self::ContentLength => "content_length",
             Self::Cleartext => "cleartext",
             Self::NoRoute => "no_route",
             Self::Method { .. } => "method",
@@ -89,7 +89,7 @@ impl Reject {
             | Self::Path(_)
             | Self::Spelling
             | Self::RepeatedHeader
-            | Self::TransferCoding
+            | Self::ContentLength
             | Self::BearerSyntax => StatusCode::BAD_REQUEST,
             Self::HeaderCount => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
@@ -150,7 +150,7 @@ impl Reject {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER);
                 None
             }
-            Self::TransferCoding
+            Self::ContentLength
             | Self::Body(BodyError::Timeout)
             | Self::Upstream(SendError::RequestBody(BodyError::Timeout)) => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -205,7 +205,7 @@ mod tests {
             Reject::Spelling,
             Reject::RepeatedHeader,
             Reject::HeaderCount,
-            Reject::TransferCoding,
+            Reject::ContentLength,
             Reject::Cleartext,
             Reject::NoRoute,
             Reject::Method { allow: HeaderValue::from_static("GET, HEAD") },

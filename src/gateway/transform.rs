@@ -58,7 +58,8 @@ impl Managed {
             if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
                 return self.contains(name);
             }
-            if text.contains('_') && underscore == UnderscoreHeaders::Drop {
+            // A quote is no character of a name, though the library lets it through in HTTP/2.
+            if text.contains('"') || (text.contains('_') && underscore == UnderscoreHeaders::Drop) {
                 return true;
             }
             // Some servers fold every other character into one; what then is a managed name is one here too.

@@ -51,6 +51,7 @@ pub(super) struct Listener {
     pub(super) open: IntGauge,
     pub(super) accepted: IntCounter,
     handshakes: IntCounterVec,
+    malformed: IntCounterVec,
 }
 
 impl Listener {
@@ -67,6 +68,7 @@ impl Listener {
             open: metrics.connections.with_label_values(&[&*name]),
             accepted: metrics.connections_accepted.with_label_values(&[&*name]),
             handshakes: metrics.tls_handshakes.clone(),
+            malformed: metrics.requests_malformed.clone(),
             name,
             tls,
             redirects,
@@ -79,6 +81,10 @@ impl Listener {
             header_bytes: limits.header_bytes,
             header_count: limits.header_count,
         }
+    }
+
+    fn refused(&self, reason: &str) {
+        self.malformed.with_label_values(&[reason]).inc();
     }
 
     fn handshake_ended(&self, result: &str) {
@@ -166,7 +172,7 @@ impl Served {
     async fn speak<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: I, http2: bool) {
         let Self { worker, listener, connection, mut phase } = self;
         let io = Timed::new(stream, Arc::clone(&connection), listener.waits.clone(), http2);
-        let expired = io.expired();
+        let (expired, refusal) = (io.expired(), io.refusal());
         let io = TokioIo::new(io);
         let peer = connection.peer;
         let result = if http2 {
@@ -184,9 +190,15 @@ impl Served {
             let connection = http1(&listener).serve_connection(io, service).with_upgrades();
             until_drained(pin!(connection), &mut phase, || false, |c| c.graceful_shutdown()).await
         };
-        if let Err(error) = result {
+        let ambiguity = refusal.get().map(|ambiguity| ambiguity.reason());
+        if let Some(reason) = ambiguity {
+            listener.refused(reason);
+            tracing::debug!(event = "connection.refused", listener = &*listener.name, peer = %peer, reason);
+        } else if let Err(error) = result {
             if error.is_parse_too_large() {
                 listener.waits.reached.with_label_values(&["header_bytes"]).inc();
+            } else if error.is_parse() {
+                listener.refused("syntax");
             }
             tracing::debug!(event = "connection.failed", listener = &*listener.name, peer = %peer, %error);
         }

@@ -3,8 +3,10 @@
 
 mod connection;
 mod deadline;
+mod framing;
 mod guard;
 mod stream;
+mod strict;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

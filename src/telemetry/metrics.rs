@@ -16,6 +16,8 @@ pub struct Metrics {
     pub requests: IntCounterVec,
     /// `route`.
     pub request_seconds: HistogramVec,
+    /// `reason`: what was no request, or more than one.
+    pub requests_malformed: IntCounterVec,
     /// `issuer`.
     pub tokens_verified: IntCounterVec,
     /// `issuer`.
@@ -94,6 +96,12 @@ impl Metrics {
                 "request_duration_seconds",
                 "from the request's head to the end of the answer",
                 &["route"],
+            ),
+            requests_malformed: counters(
+                &registry,
+                "requests_malformed_total",
+                "what was no HTTP/1 request, or could be read as two",
+                &["reason"],
             ),
             tokens_verified: counters(
                 &registry,

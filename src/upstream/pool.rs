@@ -4,8 +4,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use http::header::{HeaderValue, TRANSFER_ENCODING};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, StatusCode};
+use http_body::Body;
 use hyper::client::conn::{http1, http2};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -341,6 +343,10 @@ impl Connection {
         match sender {
             Sender::Http1(mut sender, slot) => {
                 *request.version_mut() = http::Version::HTTP_11;
+                // Left to itself, the library drops a body of unknown length from GET and HEAD.
+                if request.body().size_hint().exact().is_none() {
+                    request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                }
                 let response = sender.try_send_request(request).await.map_err(|mut failure| {
                     let unsent = failure.take_message();
                     SendFailure { error: failure.into_error(), unsent, unprocessed: false, reused }

@@ -346,3 +346,30 @@ fn class_60_two_issuers_with_the_same_kid_are_told_apart() {
     }
     wrong.done();
 }
+
+#[test]
+fn class_35_a_key_set_without_end_is_not_kept() {
+    let mint = Mint::with(ISSUER, vec![Key::p256("k")]);
+    let endless = Arc::new(Mutex::new(false));
+    let (mode, jwks) = (endless.clone(), mint.jwks());
+    let issuer = RecordingUpstream::scripted(move |exchange| {
+        if !*mode.lock().unwrap() {
+            return exchange.answer("200 OK", "", jwks.as_bytes());
+        }
+        exchange.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        loop {
+            exchange.chunk(&[b' '; 64 << 10])?;
+        }
+    });
+    let upstream = RecordingUpstream::start();
+    let more = "jwks_refresh = \"1s\"\njwks_cooldown = \"1s\"";
+    let gateway = Builder::new().start(&config(&upstream, &format!("{}/keys", issuer.url()), more));
+    let before = gateway.memory("VmHWM");
+    *endless.lock().unwrap() = true;
+    gateway.wait_metrics("given up, more than once", |metrics| {
+        metrics.sum("tollgate_key_fetches_total", &[("result", "failure")]) >= 2.0
+    });
+    let status = send(gateway.address("main"), &Req::get("/x").host("api.test").bearer(&mint.scoped("a"))).status;
+    assert_eq!(status, 200, "with the keys from before");
+    assert!(gateway.memory("VmHWM") < before + 16 * 1024, "{before} KiB, then {} KiB", gateway.memory("VmHWM"));
+}

@@ -4,12 +4,15 @@
 pub mod browser;
 pub mod chromium;
 pub mod command;
+pub mod frames;
 pub mod gateway;
 pub mod h2;
 pub mod http;
 pub mod metrics;
 pub mod mint;
 pub mod oidc_provider;
+pub mod others;
+pub mod parsers;
 pub mod public;
 pub mod server;
 pub mod site;
