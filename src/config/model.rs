@@ -706,11 +706,30 @@ impl Read for UpstreamAuthorization {
 }
 
 table! {
-    RateLimit, "a table" {
-        per: String,
+    /// Judged after the rules: what they refuse does not count.
+    #[schemars(extend("required" = ["per", "requests", "window"]))]
+    RateLimit, "a table such as `{ per = \"subject\", requests = 100, window = \"1s\" }`" {
+        /// Who shares a budget. Requests without a token count by address, IPv6 addresses by /64.
+        per: Per,
+        /// In a window, in the long run.
         requests: u64,
+        /// At most a day.
         window: Interval,
+        /// At once. Default: `requests`.
         burst: u64,
+    }
+}
+
+words! {
+    Per {
+        /// The token's user; without one, its client.
+        Subject = "subject",
+        /// The token's client.
+        Client = "client",
+        /// The caller's address.
+        Address = "address",
+        /// All callers together.
+        Route = "route",
     }
 }
 

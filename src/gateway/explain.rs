@@ -9,12 +9,13 @@ use http::request::Parts;
 use http::{Method, Request};
 use serde_json::{Map, Value, json};
 
-use super::plan::{HostHeader, Plan, UpstreamAuthorization};
+use super::plan::{HostHeader, Plan, RateLimit, UpstreamAuthorization};
 use super::reject::Reject;
 use super::route::{Route, Routes, Target};
 use super::{head, nowhere, refusal, transform};
 use crate::clock::UnixSeconds;
 use crate::jose::{KeySet, UnverifiedJws};
+use crate::limits::Rate;
 use crate::policy::{self, Access, Check, Condition, Entry, Need};
 use crate::telemetry::metrics::Metrics;
 use crate::token::{Bearer, BearerError, IssuerSettings, KeySource, VerifiedToken, accept_claims};
@@ -142,6 +143,13 @@ impl Rules {
         }
         tell_entries(access, &question.method, token.as_ref(), told);
         policy::decide(access, &question.method, token.as_ref()).map_err(|denied| refusal(&denied, route))?;
+        if let Some(RateLimit { per, rate }) = &plan.rate_limit {
+            let Rate { requests, window, burst } = rate;
+            let per = per.name();
+            told.line(format!(
+                "rate limit: {requests} requests in {window:?} per {per}, {burst} at once; not counted here"
+            ));
+        }
         self.tell_forwarded(question, route, &path, token.as_ref(), told)?;
         Ok(())
     }

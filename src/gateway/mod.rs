@@ -6,6 +6,7 @@ mod exchange;
 pub mod explain;
 mod head;
 pub mod plan;
+mod rate_limit;
 mod reject;
 mod route;
 mod transform;
@@ -115,6 +116,7 @@ impl Worker {
             route: None,
             token: None,
             decision: Decision::Denied,
+            standing: None,
             reason: None,
             cause: None,
             status: 0,
@@ -124,6 +126,7 @@ impl Worker {
             connection,
         });
         let outcome = self.forward(&mut exchange, &origin, parts, body).await;
+        let standing = exchange.standing.and_then(|standing| Some((exchange.route.clone()?, standing)));
         let mut response = match outcome {
             Ok(Answer::Local(response)) => {
                 exchange.status = response.status().as_u16();
@@ -144,6 +147,11 @@ impl Worker {
             }
         };
         response.headers_mut().insert(X_REQUEST_ID, request_id);
+        if let Some((route, standing)) = standing
+            && let Some(limit) = &route.rate_limit
+        {
+            limit.tell(standing, response.headers_mut());
+        }
         response
     }
 
@@ -184,6 +192,11 @@ impl Worker {
         let permit =
             policy::authorize(&route.plan.access, &method, caller).map_err(|denied| refusal(&denied, &route))?;
         exchange.decision = if permit.token().is_some() { Decision::Admitted } else { Decision::Public };
+        if let Some(limit) = &route.rate_limit {
+            let standing = limit.count(&permit, origin.client);
+            exchange.standing = Some(standing);
+            rate_limit::judge(standing)?;
+        }
 
         let mut parts = parts;
         let caller_upgrade = parts.extensions.remove::<OnUpgrade>();

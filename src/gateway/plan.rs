@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
+use crate::limits::Rate;
 use crate::net::{BaseUrl, TrustedProxies};
 use crate::policy::Access;
 use crate::routing::{HostPattern, PathPattern};
@@ -82,6 +83,7 @@ pub struct RoutePlan {
     pub underscore_headers: UnderscoreHeaders,
     /// Streams and tunnels end when the token does.
     pub end_with_token: bool,
+    pub rate_limit: Option<RateLimit>,
     pub forward: Forward,
 }
 
@@ -92,6 +94,35 @@ pub enum UnderscoreHeaders {
     #[default]
     Drop,
     Pass,
+}
+
+/// `[routes.rate_limit]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    pub per: Per,
+    pub rate: Rate,
+}
+
+/// Whom a rate is counted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// The token's user; without one, its client.
+    Subject,
+    Client,
+    Address,
+    /// All together.
+    Route,
+}
+
+impl Per {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Subject => "subject",
+            Self::Client => "client",
+            Self::Address => "address",
+            Self::Route => "route",
+        }
+    }
 }
 
 /// `[routes.forward]`.

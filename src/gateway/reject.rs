@@ -43,6 +43,8 @@ pub enum Reject {
     InsufficientScope { scope: String },
     #[error("no entry of the route admits this token")]
     Forbidden,
+    #[error("more requests than the route lets through")]
+    RateLimited { retry_after: u64 },
     #[error("a claim cannot stand in the header {0}")]
     UnfitClaim(http::HeaderName),
     #[error("{0}")]
@@ -74,6 +76,7 @@ impl Reject {
             Self::IssuerUnavailable => "issuer_unavailable",
             Self::InsufficientScope { .. } => "insufficient_scope",
             Self::Forbidden => "forbidden",
+            Self::RateLimited { .. } => "rate_limited",
             Self::UnfitClaim(_) => "unfit_claim",
             Self::Body(BodyError::TooLarge) => "body_too_large",
             Self::Body(BodyError::Timeout) => "body_timeout",
@@ -98,6 +101,7 @@ impl Reject {
             Self::InsufficientScope { .. } | Self::Forbidden | Self::UnfitClaim(_) | Self::Cleartext => {
                 StatusCode::FORBIDDEN
             }
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::IssuerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Body(error) | Self::Upstream(SendError::RequestBody(error)) => match error {
                 BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -148,6 +152,10 @@ impl Reject {
             }
             Self::IssuerUnavailable | Self::Upstream(SendError::Busy { .. }) => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+                None
+            }
+            Self::RateLimited { retry_after } => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after));
                 None
             }
             Self::TransferCoding
@@ -217,6 +225,7 @@ mod tests {
             Reject::IssuerUnavailable,
             Reject::InsufficientScope { scope: "a b".to_owned() },
             Reject::Forbidden,
+            Reject::RateLimited { retry_after: 7 },
             Reject::UnfitClaim(header::FROM),
             Reject::Body(BodyError::TooLarge),
             Reject::Body(BodyError::Timeout),

@@ -38,6 +38,8 @@ pub struct Metrics {
     pub tls_handshakes: IntCounterVec,
     /// `limit`: which of `[server.limits]` ended a connection or a request.
     pub limits_reached: IntCounterVec,
+    /// `route`.
+    pub rate_limited: IntCounterVec,
     /// `listener`, `certificate` (its place in the list, from 1).
     pub certificate_not_after: IntGaugeVec,
     /// Log lines that were dropped because they came faster than they could be written.
@@ -111,6 +113,12 @@ impl Metrics {
                 "limits_reached_total",
                 "connections or requests that a limit ended",
                 &["limit"],
+            ),
+            rate_limited: counters(
+                &registry,
+                "rate_limited_total",
+                "requests that a route's rate limit refused",
+                &["route"],
             ),
             certificate_not_after: gauges(
                 &registry,

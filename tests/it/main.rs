@@ -28,6 +28,7 @@ mod listeners;
 mod login;
 mod pages;
 mod proxy;
+mod rates;
 mod refresh;
 mod revocation;
 mod routing;

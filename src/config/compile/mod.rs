@@ -4,6 +4,7 @@
 mod access;
 mod authorization_server;
 mod clients;
+mod controls;
 mod files;
 mod forward;
 mod issuers;

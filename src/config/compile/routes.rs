@@ -1,4 +1,5 @@
-//! `[[routes]]`: where a request goes. Who may send it is compiled by `access`, what is sent by `forward`.
+//! `[[routes]]`: where a request goes. Who may send it is compiled by `access`, what it must meet besides by
+//! `controls`, what is sent by `forward`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -149,7 +150,6 @@ impl Compiler<'_> {
         } = at.value;
         self.mode(&mode);
         self.not_built(&basic_bridge, "basic_bridge", "let these callers fetch a token from the token endpoint");
-        self.not_built(&rate_limit, "rate_limit", "limit rates in front of the gateway until then");
         self.not_built(
             &cors,
             "cors",
@@ -176,6 +176,7 @@ impl Compiler<'_> {
         let hosts = self.hosts(hosts);
         let forward = self.forward(forward, pattern.as_ref());
         let audience = self.audience(audience);
+        let rate_limit = rate_limit.given().and_then(|at| self.rate_limit(at, access.as_ref()));
         let body_bytes = self.body_bytes(body_bytes).unwrap_or(server.limits.body_bytes);
         let timeout =
             if timeout.is_absent() { None } else { Some(self.interval(timeout, "timeout", Duration::from_secs(30))) };
@@ -203,6 +204,7 @@ impl Compiler<'_> {
                 model::Underscore::Pass => UnderscoreHeaders::Pass,
             },
             end_with_token: end_with_token.or(false),
+            rate_limit,
             forward,
         };
         Some(Placed { plan, path: path.span })

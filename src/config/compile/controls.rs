@@ -1,0 +1,72 @@
+//! What a request must meet besides the rules: `[routes.rate_limit]`.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::super::model;
+use super::super::reader::At;
+use super::Compiler;
+use crate::gateway::plan::{Per, RateLimit};
+use crate::limits::Rate;
+use crate::policy::{Access, Condition};
+
+const MAX_REQUESTS: u64 = 1_000_000;
+/// So many windows' requests may come at once.
+const MAX_BURST: u64 = 1000;
+const WINDOWS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
+const RATE_HELP: &str = "say how many requests are let through: `requests = 100` and `window = \"1s\"`";
+const PER_HELP: &str = "say who shares a budget: `per = \"subject\"`, `\"client\"`, `\"address\"` or `\"route\"`";
+
+impl Compiler<'_> {
+    /// `access` is the route's, where it could be read.
+    pub(super) fn rate_limit(&mut self, at: At<model::RateLimit>, access: Option<&Access>) -> Option<RateLimit> {
+        let model::RateLimit { per, requests, window, burst } = at.value;
+        let per = per.required(self.report, at.span, "per", PER_HELP);
+        let requests = requests.required(self.report, at.span, "requests", RATE_HELP);
+        let requests = requests.and_then(|at| self.requests(&at, "requests", MAX_REQUESTS));
+        let window = window.required(self.report, at.span, "window", RATE_HELP);
+        if let Some(window) = window.as_ref().filter(|window| !WINDOWS.contains(&window.value.0)) {
+            self.report.error(
+                window.span,
+                "`window` must be longer than nothing and at most a day",
+                "`\"1s\"`, `\"1m\"` and `\"1h\"` are usual",
+            );
+        }
+        let most = requests.map_or(MAX_REQUESTS, u64::from) * MAX_BURST;
+        let burst = burst.given().map_or(requests, |at| self.requests(&at, "burst", most));
+        let per = per?;
+        self.counted_by_address(&per, access?);
+        let per = match per.value {
+            model::Per::Subject => Per::Subject,
+            model::Per::Client => Per::Client,
+            model::Per::Address => Per::Address,
+            model::Per::Route => Per::Route,
+        };
+        Some(RateLimit { per, rate: Rate { requests: requests?, window: window?.value.0, burst: burst? } })
+    }
+
+    fn requests(&mut self, at: &At<u64>, key: &str, most: u64) -> Option<u32> {
+        let fits = u32::try_from(at.value).ok().filter(|requests| (1..=most).contains(&u64::from(*requests)));
+        if fits.is_none() {
+            let help = "a number of requests; leave the table out for no limit";
+            self.report.error(at.span, format!("`{key}` is {}, but must be between 1 and {most}", at.value), help);
+        }
+        fits
+    }
+
+    /// Tells of requests that are counted otherwise than `per` says.
+    fn counted_by_address(&mut self, per: &At<model::Per>, access: &Access) {
+        let name = match per.value {
+            model::Per::Subject => "subject",
+            model::Per::Client => "client",
+            model::Per::Address | model::Per::Route => return,
+        };
+        if access.entries.iter().any(|entry| matches!(entry.condition, Condition::Public)) {
+            self.report.warning(
+                per.span,
+                format!("a public entry admits requests without a token: they count by address, not by {name}"),
+                "write `per = \"address\"` to count everybody so, or give what is public a route of its own",
+            );
+        }
+    }
+}
