@@ -590,7 +590,9 @@ table! {
         audience: List<String>,
         /// "off": introspect every time.
         cache: Cache,
+        /// Networks that it may be called from, in every mode. Default: any.
         ip_allow: List<String>,
+        /// Networks that it may not be called from. Wins over `ip_allow`.
         ip_deny: List<String>,
         forward: Forward,
         rate_limit: RateLimit,
@@ -746,6 +748,8 @@ table! {
         request: String,
         /// Claims; what is left out is filled in validly. Absent: no token.
         token: Object,
+        /// The address that the request comes from. Absent: addresses are not judged.
+        peer: String,
         /// 200: forwarded; else the status the caller would get.
         expect: u64,
     }

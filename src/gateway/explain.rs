@@ -2,6 +2,7 @@
 //! of them said.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderValue};
@@ -9,13 +10,14 @@ use http::request::Parts;
 use http::{Method, Request};
 use serde_json::{Map, Value, json};
 
-use super::plan::{HostHeader, Plan, RateLimit, UpstreamAuthorization};
+use super::plan::{HostHeader, Plan, UpstreamAuthorization};
 use super::reject::Reject;
 use super::route::{Route, Routes, Target};
 use super::{head, nowhere, refusal, transform};
 use crate::clock::UnixSeconds;
 use crate::jose::{KeySet, UnverifiedJws};
-use crate::limits::Rate;
+use crate::net::TrustedProxies;
+use crate::net::forwarded::Origin;
 use crate::policy::{self, Access, Check, Condition, Entry, Need};
 use crate::telemetry::metrics::Metrics;
 use crate::token::{Bearer, BearerError, IssuerSettings, KeySource, VerifiedToken, accept_claims};
@@ -27,6 +29,7 @@ pub struct Rules {
     routes: Routes,
     issuers: Vec<IssuerSettings>,
     upstreams: Vec<upstream::Settings>,
+    trusted_proxies: TrustedProxies,
     realm: String,
 }
 
@@ -51,6 +54,8 @@ pub struct Question {
     pub host: String,
     pub target: String,
     pub headers: HeaderMap,
+    /// The far end of the connection. Absent: addresses are not judged.
+    pub peer: Option<IpAddr>,
     pub token: AssumedToken,
     pub now: UnixSeconds,
 }
@@ -69,9 +74,10 @@ impl Rules {
     /// Takes what it needs of the plan. Two routes that tie, as their names, are the error.
     pub fn new(plan: &mut Plan) -> Result<Self, (Arc<str>, Arc<str>)> {
         let issuers = plan.issuers.clone();
-        let upstreams = plan.upstreams.clone();
+        let (upstreams, trusted_proxies) = (plan.upstreams.clone(), plan.trusted_proxies.clone());
         let realm = plan.public_url.as_str().to_owned();
-        Ok(Self { routes: Routes::new(plan, &Metrics::new())?, issuers, upstreams, realm })
+        let routes = Routes::new(plan, &Metrics::new())?;
+        Ok(Self { routes, issuers, upstreams, trusted_proxies, realm })
     }
 
     /// The index of the issuer with this name.
@@ -127,6 +133,7 @@ impl Rules {
         let plan = &route.plan;
         told.route = Some(plan.name.to_string());
         told.line(format!("route: {} ({})", plan.name, plan.path_text));
+        self.judge_address(question, route, &parts, told)?;
         let upstream = &self.upstreams[plan.upstream];
         told.line(format!("upstream: {}", upstream.name));
         let dialect: Dialect = upstream.dialect;
@@ -143,15 +150,26 @@ impl Rules {
         }
         tell_entries(access, &question.method, token.as_ref(), told);
         policy::decide(access, &question.method, token.as_ref()).map_err(|denied| refusal(&denied, route))?;
-        if let Some(RateLimit { per, rate }) = &plan.rate_limit {
-            let Rate { requests, window, burst } = rate;
-            let per = per.name();
-            told.line(format!(
-                "rate limit: {requests} requests in {window:?} per {per}, {burst} at once; not counted here"
-            ));
+        if let Some(limit) = &plan.rate_limit {
+            told.line(format!("rate limit: {limit}; not counted here"));
         }
         self.tell_forwarded(question, route, &path, token.as_ref(), told)?;
         Ok(())
+    }
+
+    fn judge_address(&self, question: &Question, route: &Route, parts: &Parts, told: &mut Told) -> Result<(), Reject> {
+        let addresses = &route.plan.addresses;
+        if addresses.are_all() {
+            return Ok(());
+        }
+        let Some(peer) = question.peer else {
+            told.line("address: not judged, because no peer is named");
+            return Ok(());
+        };
+        let client = Origin::of(peer.to_canonical(), false, &parts.headers, &self.trusted_proxies).client;
+        let admitted = addresses.admit(client);
+        told.line(format!("address: {client} is {}let in", if admitted { "" } else { "not " }));
+        if admitted { Ok(()) } else { Err(Reject::Address) }
     }
 
     fn token(&self, question: &Question, route: &Route, told: &mut Told) -> Result<Option<VerifiedToken>, Stop> {

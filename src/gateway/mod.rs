@@ -180,6 +180,9 @@ impl Worker {
         };
         drop(host);
         exchange.route = Some(Arc::clone(&route));
+        if !route.plan.addresses.admit(origin.client) {
+            return Err(Reject::Address);
+        }
         route.accepts(&path, |path| self.pools.upstream(route.plan.upstream).dialect().refuses(path))?;
 
         let upgrade = UpgradeWanted::of(&parts);

@@ -1,5 +1,6 @@
 //! What a configuration compiles to: everything the gateway is assembled from, with names resolved and values checked.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use http::{HeaderName, HeaderValue};
 
 use crate::limits::Rate;
 use crate::net::{BaseUrl, TrustedProxies};
-use crate::policy::Access;
+use crate::policy::{Access, Addresses};
 use crate::routing::{HostPattern, PathPattern};
 use crate::token::ClaimPath;
 use crate::{authorization_server, store, token, upstream};
@@ -73,6 +74,7 @@ pub struct RoutePlan {
     pub upstream: usize,
     /// Indices into `Plan::issuers`; tokens of others are refused. Empty only when there are none or all entries are public.
     pub issuers: Vec<usize>,
+    pub addresses: Addresses,
     pub access: Access,
     /// Narrower than the issuer's; empty: the issuer's alone.
     pub audience: Vec<String>,
@@ -112,6 +114,13 @@ pub enum Per {
     Address,
     /// All together.
     Route,
+}
+
+impl fmt::Display for RateLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Rate { requests, window, burst } = self.rate;
+        write!(f, "{requests} requests in {window:?} per {}, {burst} at once", self.per.name())
+    }
 }
 
 impl Per {

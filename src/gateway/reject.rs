@@ -29,6 +29,8 @@ pub enum Reject {
     Cleartext,
     #[error("no route")]
     NoRoute,
+    #[error("the route does not let this address in")]
+    Address,
     #[error("no entry of the route names the method")]
     Method { allow: HeaderValue },
     #[error("no credentials")]
@@ -69,6 +71,7 @@ impl Reject {
             Self::TransferCoding => "transfer_coding",
             Self::Cleartext => "cleartext",
             Self::NoRoute => "no_route",
+            Self::Address => "address",
             Self::Method { .. } => "method",
             Self::Unauthenticated { .. } => "no_credentials",
             Self::BearerSyntax => "invalid_request",
@@ -98,9 +101,11 @@ impl Reject {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unauthenticated { .. } | Self::InvalidToken(_) => StatusCode::UNAUTHORIZED,
-            Self::InsufficientScope { .. } | Self::Forbidden | Self::UnfitClaim(_) | Self::Cleartext => {
-                StatusCode::FORBIDDEN
-            }
+            Self::Address
+            | Self::InsufficientScope { .. }
+            | Self::Forbidden
+            | Self::UnfitClaim(_)
+            | Self::Cleartext => StatusCode::FORBIDDEN,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::IssuerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Body(error) | Self::Upstream(SendError::RequestBody(error)) => match error {
@@ -216,6 +221,7 @@ mod tests {
             Reject::TransferCoding,
             Reject::Cleartext,
             Reject::NoRoute,
+            Reject::Address,
             Reject::Method { allow: HeaderValue::from_static("GET, HEAD") },
             Reject::Unauthenticated { scope: "orders:read".to_owned() },
             Reject::Unauthenticated { scope: String::new() },

@@ -8,6 +8,7 @@
 )]
 #![allow(unreachable_pub, reason = "the test binary has no interface")]
 
+mod addresses;
 mod admin;
 mod assertions;
 mod bearer;

@@ -1,14 +1,17 @@
-//! What a request must meet besides the rules: `[routes.rate_limit]`.
+//! What a request must meet besides the rules: `ip_allow`, `ip_deny` and `[routes.rate_limit]`.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
+use super::super::diagnostic::Span;
 use super::super::model;
-use super::super::reader::At;
+use super::super::reader::{At, Field, List};
 use super::Compiler;
 use crate::gateway::plan::{Per, RateLimit};
 use crate::limits::Rate;
-use crate::policy::{Access, Condition};
+use crate::policy::{Access, Addresses, Condition};
 
 const MAX_REQUESTS: u64 = 1_000_000;
 /// So many windows' requests may come at once.
@@ -18,6 +21,39 @@ const RATE_HELP: &str = "say how many requests are let through: `requests = 100`
 const PER_HELP: &str = "say who shares a budget: `per = \"subject\"`, `\"client\"`, `\"address\"` or `\"route\"`";
 
 impl Compiler<'_> {
+    pub(super) fn addresses(&mut self, allow: Field<List<String>>, deny: Field<List<String>>) -> Addresses {
+        let allow = self.networks(allow, "ip_allow", "leave it out to let every address in");
+        let deny = self.networks(deny, "ip_deny", "leave it out to keep no address out");
+        for (network, span) in &allow {
+            if let Some((covers, _)) = deny.iter().find(|(denied, _)| denied.contains(network)) {
+                let help = "`ip_deny` wins: remove one of the two, or make the denied network smaller";
+                self.report.warning(*span, format!("nobody of `{network}` is let in: `{covers}` is denied"), help);
+            }
+        }
+        let networks = |list: Vec<(IpNet, Span)>| list.into_iter().map(|(network, _)| network).collect();
+        Addresses { allow: networks(allow), deny: networks(deny) }
+    }
+
+    fn networks(&mut self, field: Field<List<String>>, key: &str, help: &str) -> Vec<(IpNet, Span)> {
+        let Some(list) = field.given() else { return Vec::new() };
+        self.not_empty(&list, key, help);
+        self.distinct(&list.value.items, Clone::clone, "the network");
+        let mut networks = Vec::new();
+        for at in list.value.items {
+            let Some(network) = self.network(&at) else { continue };
+            if network != network.trunc() {
+                let help = format!(
+                    "write `\"{}\"` for the network, `\"{}\"` for the address",
+                    network.trunc(),
+                    network.addr()
+                );
+                self.report.error(at.span, format!("`{}` is an address inside its network", at.value), help);
+            }
+            networks.push((network, at.span));
+        }
+        networks
+    }
+
     /// `access` is the route's, where it could be read.
     pub(super) fn rate_limit(&mut self, at: At<model::RateLimit>, access: Option<&Access>) -> Option<RateLimit> {
         let model::RateLimit { per, requests, window, burst } = at.value;

@@ -155,8 +155,6 @@ impl Compiler<'_> {
             "cors",
             "let the upstream answer preflights: add `{ methods = [\"OPTIONS\"], public = true }` to `allow`",
         );
-        self.not_built(&ip_allow, "ip_allow", "filter addresses in front of the gateway until then");
-        self.not_built(&ip_deny, "ip_deny", "filter addresses in front of the gateway until then");
         if let Some(At { value: model::Cache::Off, span }) = cache.as_ref() {
             self.not_built_at(*span, "`cache = \"off\"`", "leave it out");
         }
@@ -169,6 +167,7 @@ impl Compiler<'_> {
             .and_then(|upstream| self.lookup(&upstream, &names.upstreams, "upstream", UPSTREAM_HELP));
         let issuers = self.route_issuers(issuers, names);
         let allow = allow.required(self.report, at.span, "allow", ALLOW_HELP);
+        let addresses = self.addresses(ip_allow, ip_deny);
         let access = allow.and_then(|allow| {
             self.not_empty(&allow, "allow", ALLOW_HELP).then(|| self.access(allow, issuers.as_deref(), names))
         });
@@ -194,6 +193,7 @@ impl Compiler<'_> {
             path_text: path.value,
             upstream: upstream?,
             issuers: issuers.unwrap_or_default(),
+            addresses,
             access: access?,
             audience,
             body_bytes,

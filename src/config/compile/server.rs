@@ -3,8 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use ipnet::IpNet;
-
 use super::super::diagnostic::Span;
 use super::super::model;
 use super::super::reader::{At, Field, List, Map};
@@ -85,23 +83,16 @@ impl Compiler<'_> {
     fn trusted_proxies(&mut self, field: Field<List<String>>) -> TrustedProxies {
         let mut networks = Vec::new();
         for at in field.or_default().items {
-            let parsed = at.value.parse::<IpNet>().or_else(|_| at.value.parse::<IpAddr>().map(IpNet::from));
-            match parsed {
-                Ok(network) if network.prefix_len() == 0 => {
+            match self.network(&at) {
+                Some(network) if network.prefix_len() == 0 => {
                     self.report.error(
                         at.span,
                         format!("`{}` would believe the forwarding headers of everybody", at.value),
                         "name the networks of your own proxies: `trusted_proxies = [\"10.0.0.0/8\"]`",
                     );
                 }
-                Ok(network) => networks.push(network.trunc()),
-                Err(_) => {
-                    self.report.error(
-                        at.span,
-                        format!("`{}` is not a network", at.value),
-                        "write an address with the length of its prefix: `\"10.0.0.0/8\"`, `\"2001:db8::/32\"`",
-                    );
-                }
+                Some(network) => networks.push(network.trunc()),
+                None => {}
             }
         }
         TrustedProxies(networks)
