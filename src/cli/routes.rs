@@ -5,7 +5,7 @@ use http::Method;
 use serde::Serialize;
 
 use super::{ConfigArgument, Outcome, print};
-use crate::gateway::plan::{Plan, RoutePlan};
+use crate::gateway::plan::{Origins, Plan, RoutePlan};
 use crate::policy::{Condition, Entry, Requirements};
 use crate::routing::HostPattern;
 
@@ -26,7 +26,7 @@ enum Format {
     Table,
     /// For a wiki or a merge request
     Markdown,
-    /// One array of {route, listeners, hosts, path, upstream, method, public, who, ip_allow, ip_deny, rate_limit}
+    /// One array of {route, listeners, hosts, path, upstream, method, public, who, ip_allow, ip_deny, rate_limit, origins}
     Json,
 }
 
@@ -49,6 +49,8 @@ struct Row {
     ip_allow: Vec<String>,
     ip_deny: Vec<String>,
     rate_limit: Option<String>,
+    /// Whose scripts may call it (CORS).
+    origins: Vec<String>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
@@ -101,6 +103,11 @@ fn row(plan: &Plan, route: &RoutePlan, method: Option<&Method>) -> Row {
         ip_allow: route.addresses.allow.iter().map(ToString::to_string).collect(),
         ip_deny: route.addresses.deny.iter().map(ToString::to_string).collect(),
         rate_limit: route.rate_limit.map(|limit| limit.to_string()),
+        origins: match route.cors.as_ref().map(|cors| &cors.origins) {
+            None => Vec::new(),
+            Some(Origins::Any) => vec!["*".to_owned()],
+            Some(Origins::These(origins)) => origins.clone(),
+        },
         method: method.map_or("*", Method::as_str).to_owned(),
     }
 }

@@ -736,8 +736,19 @@ words! {
 }
 
 table! {
-    Cors, "a table" {
+    /// Which web pages' scripts may call the route. The methods are those that its rules admit.
+    #[schemars(extend("required" = ["origins"]))]
+    Cors, "a table such as `{ origins = [\"https://app.example.com\"] }`" {
+        /// As browsers send them; `["*"]` is every origin.
         origins: List<String>,
+        /// Request headers that scripts may send. Default: whatever a browser asks for.
+        headers: List<String>,
+        /// Response headers that scripts may read besides the usual ones and those that the gateway sets.
+        expose_headers: List<String>,
+        /// Requests may carry cookies. Default: false.
+        credentials: bool,
+        /// How long a browser need not ask again. Default: "10m".
+        max_age: Interval,
     }
 }
 

@@ -205,6 +205,8 @@ pub(super) struct Exchange {
     pub(super) decision: Decision,
     /// Of a request that counts against its route's limit.
     pub(super) standing: Option<Standing>,
+    /// Where the route says who may read its answers.
+    pub(super) allowed_origin: Option<HeaderValue>,
     pub(super) reason: Option<&'static str>,
     pub(super) cause: Option<String>,
     pub(super) status: u16,

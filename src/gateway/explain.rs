@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{Method, Request};
 use serde_json::{Map, Value, json};
 
+use super::cors::Preflight;
 use super::plan::{HostHeader, Plan, UpstreamAuthorization};
 use super::reject::Reject;
 use super::route::{Route, Routes, Target};
@@ -96,6 +97,14 @@ impl Rules {
                 told.line("status: answered by the authorization server");
                 200
             }
+            Err(Stop::Preflight(answer)) => {
+                let status = answer.status();
+                told.line(format!("status: {status} (a preflight, answered here)"));
+                for (name, value) in answer.headers() {
+                    told.line(format!("  {name}: {}", String::from_utf8_lossy(value.as_bytes())));
+                }
+                status.as_u16()
+            }
             Err(Stop::Reject(reject)) => {
                 let status = reject.status();
                 told.line(format!("status: {status} ({reject})"));
@@ -138,6 +147,18 @@ impl Rules {
         told.line(format!("upstream: {}", upstream.name));
         let dialect: Dialect = upstream.dialect;
         route.accepts(&path, |path| dialect.refuses(path))?;
+
+        if let Some(cors) = &plan.cors {
+            let allowed = cors.allowed(&parts.headers);
+            told.line(match &allowed {
+                Some(origin) => format!("cors: {} may read the answer", String::from_utf8_lossy(origin.as_bytes())),
+                None => "cors: no script may read the answer, for want of an Origin that the route names".to_owned(),
+            });
+            if let Some(preflight) = Preflight::of(&parts) {
+                let answer = cors.answer(&preflight, route, allowed.as_ref())?;
+                return Err(Stop::Preflight(Box::new(answer)));
+            }
+        }
 
         let access = &plan.access;
         let need = access.need(&question.method);
@@ -393,6 +414,7 @@ impl Told {
 
 enum Stop {
     Reject(Reject),
+    Preflight(Box<http::Response<bytes::Bytes>>),
     AuthorizationServer,
 }
 

@@ -2,6 +2,7 @@
 //! answer. Any error on the way becomes an answer in `reject`; whatever happened is told by the `exchange` at its end.
 
 pub mod assemble;
+mod cors;
 mod exchange;
 pub mod explain;
 mod head;
@@ -41,6 +42,7 @@ use crate::telemetry::metrics::{Decision, Metrics, RouteMetrics};
 use crate::token::{Bearer, BearerError, Refusal, Verifier};
 use crate::upstream::{Pools, Upstream};
 
+use cors::Preflight;
 use exchange::Exchange;
 use transform::{Inbound, Managed, UpgradeWanted, X_REQUEST_ID};
 use tunnel::Tunnel;
@@ -117,6 +119,7 @@ impl Worker {
             token: None,
             decision: Decision::Denied,
             standing: None,
+            allowed_origin: None,
             reason: None,
             cause: None,
             status: 0,
@@ -126,7 +129,8 @@ impl Worker {
             connection,
         });
         let outcome = self.forward(&mut exchange, &origin, parts, body).await;
-        let standing = exchange.standing.and_then(|standing| Some((exchange.route.clone()?, standing)));
+        let marked = exchange.route.as_ref().filter(|route| route.marks_answers()).cloned();
+        let (standing, allowed_origin) = (exchange.standing, exchange.allowed_origin.take());
         let mut response = match outcome {
             Ok(Answer::Local(response)) => {
                 exchange.status = response.status().as_u16();
@@ -147,10 +151,13 @@ impl Worker {
             }
         };
         response.headers_mut().insert(X_REQUEST_ID, request_id);
-        if let Some((route, standing)) = standing
-            && let Some(limit) = &route.rate_limit
-        {
-            limit.tell(standing, response.headers_mut());
+        if let Some(route) = marked {
+            if let (Some(limit), Some(standing)) = (&route.rate_limit, standing) {
+                limit.tell(standing, response.headers_mut());
+            }
+            if let Some(cors) = &route.plan.cors {
+                cors.tell(allowed_origin, response.headers_mut());
+            }
         }
         response
     }
@@ -180,10 +187,18 @@ impl Worker {
         };
         drop(host);
         exchange.route = Some(Arc::clone(&route));
+        exchange.allowed_origin = route.plan.cors.as_ref().and_then(|cors| cors.allowed(&parts.headers));
         if !route.plan.addresses.admit(origin.client) {
             return Err(Reject::Address);
         }
         route.accepts(&path, |path| self.pools.upstream(route.plan.upstream).dialect().refuses(path))?;
+
+        if let Some(cors) = &route.plan.cors
+            && let Some(preflight) = Preflight::of(&parts)
+        {
+            exchange.decision = Decision::Local;
+            return cors.answer(&preflight, &route, exchange.allowed_origin.as_ref()).map(Answer::Local);
+        }
 
         let upgrade = UpgradeWanted::of(&parts);
         let method =
@@ -219,6 +234,9 @@ impl Worker {
         let outgoing = transform::request(&route, &permit, inbound, parts, body)?;
         let mut response = self.pools.send(route.plan.upstream, &permit, outgoing).await.map_err(Reject::Upstream)?;
 
+        if route.plan.cors.is_some() {
+            cors::remove_upstreams_own(response.headers_mut());
+        }
         let ends_at = if route.plan.end_with_token { gateway.end_of(&permit) } else { None };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             // To an extended CONNECT, a 2xx would say that the tunnel is open.

@@ -86,6 +86,7 @@ pub struct RoutePlan {
     /// Streams and tunnels end when the token does.
     pub end_with_token: bool,
     pub rate_limit: Option<RateLimit>,
+    pub cors: Option<Cors>,
     pub forward: Forward,
 }
 
@@ -132,6 +133,26 @@ impl Per {
             Self::Route => "route",
         }
     }
+}
+
+/// `[routes.cors]`, with header values as they are sent.
+#[derive(Clone, Debug)]
+pub struct Cors {
+    pub origins: Origins,
+    /// May go with cookies and client certificates. Never for any origin.
+    pub credentials: bool,
+    /// Absent: whatever a preflight asks for.
+    pub headers: Option<HeaderValue>,
+    pub expose_headers: HeaderValue,
+    /// Seconds.
+    pub max_age: HeaderValue,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origins {
+    Any,
+    /// Compared byte for byte with `Origin`.
+    These(Vec<String>),
 }
 
 /// `[routes.forward]`.

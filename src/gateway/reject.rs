@@ -31,6 +31,8 @@ pub enum Reject {
     NoRoute,
     #[error("the route does not let this address in")]
     Address,
+    #[error("a preflight of an origin that the route does not name")]
+    Origin,
     #[error("no entry of the route names the method")]
     Method { allow: HeaderValue },
     #[error("no credentials")]
@@ -72,6 +74,7 @@ impl Reject {
             Self::Cleartext => "cleartext",
             Self::NoRoute => "no_route",
             Self::Address => "address",
+            Self::Origin => "origin",
             Self::Method { .. } => "method",
             Self::Unauthenticated { .. } => "no_credentials",
             Self::BearerSyntax => "invalid_request",
@@ -102,6 +105,7 @@ impl Reject {
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unauthenticated { .. } | Self::InvalidToken(_) => StatusCode::UNAUTHORIZED,
             Self::Address
+            | Self::Origin
             | Self::InsufficientScope { .. }
             | Self::Forbidden
             | Self::UnfitClaim(_)
@@ -222,6 +226,7 @@ mod tests {
             Reject::Cleartext,
             Reject::NoRoute,
             Reject::Address,
+            Reject::Origin,
             Reject::Method { allow: HeaderValue::from_static("GET, HEAD") },
             Reject::Unauthenticated { scope: "orders:read".to_owned() },
             Reject::Unauthenticated { scope: String::new() },

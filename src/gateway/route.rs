@@ -110,6 +110,11 @@ impl Reserved {
 }
 
 impl Route {
+    /// Whether answers of the route have fields of the gateway's own besides the usual ones.
+    pub(super) fn marks_answers(&self) -> bool {
+        self.rate_limit.is_some() || self.plan.cors.is_some()
+    }
+
     /// Whether the route and its upstream read the path as it was matched. `refuses` is the upstream's dialect.
     pub fn accepts(&self, path: &CanonicalPath, refuses: impl FnOnce(&str) -> bool) -> Result<(), Reject> {
         if !path.spelled().is_subset(self.plan.path_allowances) || refuses(path.as_str()) {

@@ -199,7 +199,7 @@ pub enum Decision {
     Admitted,
     /// Refused: who asks may not, or what is asked cannot be.
     Denied,
-    /// Answered here: the authorization server.
+    /// Answered here: by the authorization server, or a preflight.
     Local,
 }
 

@@ -18,6 +18,7 @@ mod clients;
 mod code;
 mod config;
 mod conformance;
+mod cors;
 mod edges;
 mod guessing;
 mod harness;

@@ -150,11 +150,6 @@ impl Compiler<'_> {
         } = at.value;
         self.mode(&mode);
         self.not_built(&basic_bridge, "basic_bridge", "let these callers fetch a token from the token endpoint");
-        self.not_built(
-            &cors,
-            "cors",
-            "let the upstream answer preflights: add `{ methods = [\"OPTIONS\"], public = true }` to `allow`",
-        );
         if let Some(At { value: model::Cache::Off, span }) = cache.as_ref() {
             self.not_built_at(*span, "`cache = \"off\"`", "leave it out");
         }
@@ -173,6 +168,7 @@ impl Compiler<'_> {
         });
         let listeners = self.serving(listeners, names, "a route");
         let hosts = self.hosts(hosts);
+        let cors = cors.given().and_then(|at| self.cors(at, forward.as_ref().map(|at| &at.value)));
         let forward = self.forward(forward, pattern.as_ref());
         let audience = self.audience(audience);
         let rate_limit = rate_limit.given().and_then(|at| self.rate_limit(at, access.as_ref()));
@@ -205,6 +201,7 @@ impl Compiler<'_> {
             },
             end_with_token: end_with_token.or(false),
             rate_limit,
+            cors,
             forward,
         };
         Some(Placed { plan, path: path.span })
