@@ -1,6 +1,7 @@
 //! Sockets: what listens where and within which limits; how connections are spread over the workers, and how all of it
 //! comes to an end.
 
+mod announced;
 mod connection;
 mod deadline;
 mod guard;
@@ -22,6 +23,7 @@ use crate::net::{BaseUrl, TrustedProxies};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Certificates, TlsError};
 
+use announced::{Peer, Refused};
 use connection::Listener;
 use guard::Population;
 
@@ -44,6 +46,8 @@ pub struct ListenerSettings {
     pub tls: Option<crate::tls::ServerSettings>,
     /// Answers GET and HEAD with 308 to the public URL and anything else with 403.
     pub redirect_to_https: bool,
+    /// Every connection starts with a PROXY protocol header, of a trusted proxy.
+    pub proxy_protocol: bool,
 }
 
 /// `[server.limits]`: every queue, buffer and wait of a connection.
@@ -110,7 +114,7 @@ impl Bound {
         let mut bound = Vec::new();
         let mut watched = Vec::new();
         for (index, settings) in listeners.into_iter().enumerate() {
-            let ListenerSettings { name, address, tls, redirect_to_https } = settings;
+            let ListenerSettings { name, address, tls, redirect_to_https, proxy_protocol } = settings;
             let tls_failed = |source| ServerError::Tls { listener: Arc::clone(&name), source };
             let tls = match &tls {
                 None => None,
@@ -127,7 +131,8 @@ impl Bound {
             let socket = listen(address).map_err(bind_failed)?;
             let local = socket.local_addr().map_err(bind_failed)?;
             tracing::info!(event = "listener.ready", listener = &*name, address = %local, tls = tls.is_some());
-            bound.push((Arc::new(Listener::new(index, name, tls, redirect_to_https, &limits, metrics)), socket));
+            let listener = Listener::new(index, name, tls, redirect_to_https, proxy_protocol, &limits, metrics);
+            bound.push((Arc::new(listener), socket));
         }
         Ok(Self { listeners: bound, certificates: watched, workers, limits, trusted_proxies })
     }
@@ -338,14 +343,25 @@ impl Acceptor {
         }
     }
 
-    fn start(self: &Arc<Self>, listener: &Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
+    fn start(self: &Arc<Self>, listener: &Arc<Listener>, mut stream: TcpStream, peer: SocketAddr) {
         let peer = peer.ip().to_canonical();
+        if listener.proxy_protocol && !self.population.trusts(peer) {
+            return listener.refuse(peer, &Refused::Untrusted);
+        }
         // Over the limit the connection is closed unread.
-        let Some(guard) = self.population.admit(peer, listener) else { return };
+        let Some(mut guard) = self.population.admit(peer, listener) else { return };
         let load = Load::new(&self.loads, self.index);
         let (own, listener) = (Arc::clone(self), Arc::clone(listener));
         tokio::spawn(async move {
             let _load = load;
+            let mut peer = Peer { address: peer, is_silent_proxy: false };
+            if listener.proxy_protocol {
+                let Some(announced) = announced::peer(&mut stream, peer.address, &listener).await else { return };
+                if !guard.announce(announced.address) {
+                    return;
+                }
+                peer = announced;
+            }
             let worker = Arc::clone(&own.worker);
             connection::serve(worker, listener, stream, peer, guard, own.phase.clone()).await;
         });

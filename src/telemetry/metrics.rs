@@ -36,6 +36,8 @@ pub struct Metrics {
     pub connections_accepted: IntCounterVec,
     /// `listener`, `result`.
     pub tls_handshakes: IntCounterVec,
+    /// `listener`, `reason`.
+    pub proxies_refused: IntCounterVec,
     /// `limit`: which of `[server.limits]` ended a connection or a request.
     pub limits_reached: IntCounterVec,
     /// `route`.
@@ -108,6 +110,12 @@ impl Metrics {
                 &["listener"],
             ),
             tls_handshakes: counters(&registry, "tls_handshakes_total", "TLS handshakes", &["listener", "result"]),
+            proxies_refused: counters(
+                &registry,
+                "proxy_protocol_refused_total",
+                "connections without a good PROXY protocol header of a trusted proxy",
+                &["listener", "reason"],
+            ),
             limits_reached: counters(
                 &registry,
                 "limits_reached_total",

@@ -30,6 +30,7 @@ mod listeners;
 mod login;
 mod pages;
 mod proxy;
+mod proxy_protocol;
 mod rates;
 mod refresh;
 mod revocation;

@@ -91,7 +91,7 @@ pub(super) fn compile(file: File, start: Span, report: &mut Report, now: UnixSec
             "add one: `[listeners.public]` with `address = \"127.0.0.1:8080\"`",
         );
     }
-    let listeners = compiler.listeners(listeners, &server.public_url);
+    let listeners = compiler.listeners(listeners, &server);
     let admin_is_explicit = !admin.is_absent();
     let admin = compiler.admin(admin);
     compiler.distinct_addresses(&listeners, &admin);

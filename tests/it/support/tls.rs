@@ -150,9 +150,13 @@ impl TlsClient<'_> {
 
     /// A connection for which `name` is asked (an address sends no SNI).
     pub fn connect(&self, address: SocketAddr, name: &str) -> io::Result<Agreed> {
+        self.handshake(TcpStream::connect(address)?, name)
+    }
+
+    /// The same over a connection that is there.
+    pub fn handshake(&self, socket: TcpStream, name: &str) -> io::Result<Agreed> {
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let connection = ClientConnection::new(Arc::new(self.config()), name).map_err(io::Error::other)?;
-        let socket = TcpStream::connect(address)?;
         socket.set_read_timeout(Some(super::wire::PATIENCE))?;
         let mut stream = StreamOwned::new(connection, socket.try_clone()?);
         stream.conn.complete_io(&mut stream.sock)?;
