@@ -14,6 +14,7 @@ mod assertions;
 mod bearer;
 mod bypass;
 mod cli;
+mod client_certificates;
 mod clients;
 mod code;
 mod config;
