@@ -72,7 +72,7 @@ fn question(test: &RuleTest, config: &Config) -> anyhow::Result<Question> {
     let (host, target) = split_url(&test.target, &config.plan.public_url.authority())?;
     let listener = config.server.listeners.iter().position(|listener| !listener.redirect_to_https).unwrap_or(0);
     let (method, headers, now) = (test.method.clone(), http::HeaderMap::new(), Clock::system().now());
-    Ok(Question { listener, method, host, target, headers, token, now })
+    Ok(Question { listener, method, host, target, headers, peer: test.peer, token, now })
 }
 
 fn failure(test: &RuleTest, came: &Explanation) -> Option<Diagnostic> {
@@ -85,7 +85,9 @@ fn failure(test: &RuleTest, came: &Explanation) -> Option<Diagnostic> {
     }
     let (came_status, expected) = (named(came.status), named(test.expect));
     let message = format!("`{} {}` came to {came_status}, and {expected} was expected", test.method, test.target);
-    let telling = |line: &&String| ["route:", "entry", "  no:", "status:"].iter().any(|start| line.starts_with(start));
+    let telling = |line: &&String| {
+        ["route:", "address:", "entry", "  no:", "status:"].iter().any(|start| line.starts_with(start))
+    };
     let why: Vec<&str> = came.lines.iter().filter(telling).map(|line| line.trim()).collect();
     Some(test.failure(message, why.join("; ")))
 }

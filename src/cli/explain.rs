@@ -1,5 +1,7 @@
 //! `tollgate explain`.
 
+use std::net::IpAddr;
+
 use anyhow::{Context as _, bail};
 use clap::Args;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -27,6 +29,9 @@ pub(super) struct Arguments {
     /// A request header
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
+    /// The address that the connection comes from; without it, address rules are not judged
+    #[arg(long, value_name = "ADDRESS")]
+    peer: Option<IpAddr>,
     /// The listener that the request comes in by; default: the first that forwards
     #[arg(long)]
     listener: Option<String>,
@@ -70,7 +75,8 @@ fn question(arguments: &Arguments, config: &Config) -> anyhow::Result<Question> 
         None => config.server.listeners.iter().position(|listener| !listener.redirect_to_https).unwrap_or(0),
     };
     let method = http::Method::from_bytes(arguments.method.as_bytes()).context("not a method")?;
-    Ok(Question { listener, method, host, target, headers, token, now: Clock::system().now() })
+    let peer = arguments.peer;
+    Ok(Question { listener, method, host, target, headers, peer, token, now: Clock::system().now() })
 }
 
 fn listener_named(config: &Config, name: &str) -> anyhow::Result<usize> {

@@ -608,7 +608,9 @@ table! {
         audience: List<String>,
         /// "off": introspect every time.
         cache: Cache,
+        /// Networks that it may be called from, in every mode. Default: any.
         ip_allow: List<String>,
+        /// Networks that it may not be called from. Wins over `ip_allow`.
         ip_deny: List<String>,
         forward: Forward,
         rate_limit: RateLimit,
@@ -724,17 +726,47 @@ impl Read for UpstreamAuthorization {
 }
 
 table! {
-    RateLimit, "a table" {
-        per: String,
+    /// Judged after the rules: what they refuse does not count.
+    #[schemars(extend("required" = ["per", "requests", "window"]))]
+    RateLimit, "a table such as `{ per = \"subject\", requests = 100, window = \"1s\" }`" {
+        /// Who shares a budget. Requests without a token count by address, IPv6 addresses by /64.
+        per: Per,
+        /// In a window, in the long run.
         requests: u64,
+        /// At most a day.
         window: Interval,
+        /// At once. Default: `requests`.
         burst: u64,
     }
 }
 
+words! {
+    Per {
+        /// The token's user; without one, its client.
+        Subject = "subject",
+        /// The token's client.
+        Client = "client",
+        /// The caller's address.
+        Address = "address",
+        /// All callers together.
+        Route = "route",
+    }
+}
+
 table! {
-    Cors, "a table" {
+    /// Which web pages' scripts may call the route. The methods are those that its rules admit.
+    #[schemars(extend("required" = ["origins"]))]
+    Cors, "a table such as `{ origins = [\"https://app.example.com\"] }`" {
+        /// As browsers send them; `["*"]` is every origin.
         origins: List<String>,
+        /// Request headers that scripts may send. Default: whatever a browser asks for.
+        headers: List<String>,
+        /// Response headers that scripts may read besides the usual ones and those that the gateway sets.
+        expose_headers: List<String>,
+        /// Requests may carry cookies. Default: false.
+        credentials: bool,
+        /// How long a browser need not ask again. Default: "10m".
+        max_age: Interval,
     }
 }
 
@@ -745,6 +777,8 @@ table! {
         request: String,
         /// Claims; what is left out is filled in validly. Absent: no token.
         token: Object,
+        /// The address that the request comes from. Absent: addresses are not judged.
+        peer: String,
         /// 200: forwarded; else the status the caller would get.
         expect: u64,
     }

@@ -16,6 +16,7 @@ use super::head::Connection;
 use super::reject::Reject;
 use super::route::Route;
 use super::{Gateway, Worker};
+use crate::limits::Standing;
 use crate::net::body::BodyError;
 use crate::telemetry::access_log::Event;
 use crate::telemetry::metrics::Decision;
@@ -202,6 +203,10 @@ pub(super) struct Exchange {
     pub(super) route: Option<Arc<Route>>,
     pub(super) token: Option<Arc<VerifiedToken>>,
     pub(super) decision: Decision,
+    /// Of a request that counts against its route's limit.
+    pub(super) standing: Option<Standing>,
+    /// Where the route says who may read its answers.
+    pub(super) allowed_origin: Option<HeaderValue>,
     pub(super) reason: Option<&'static str>,
     pub(super) cause: Option<String>,
     pub(super) status: u16,

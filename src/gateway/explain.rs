@@ -2,6 +2,7 @@
 //! of them said.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderValue};
@@ -9,12 +10,15 @@ use http::request::Parts;
 use http::{Method, Request};
 use serde_json::{Map, Value, json};
 
+use super::cors::Preflight;
 use super::plan::{HostHeader, Plan, UpstreamAuthorization};
 use super::reject::Reject;
 use super::route::{Route, Routes, Target};
 use super::{head, nowhere, refusal, transform};
 use crate::clock::UnixSeconds;
 use crate::jose::{KeySet, UnverifiedJws};
+use crate::net::TrustedProxies;
+use crate::net::forwarded::Origin;
 use crate::policy::{self, Access, Check, Condition, Entry, Need};
 use crate::telemetry::metrics::Metrics;
 use crate::token::{self, Bearer, BearerError, IssuerSettings, JwtSettings, KeySource, Kin, Refusal, VerifiedToken};
@@ -26,6 +30,7 @@ pub struct Rules {
     routes: Routes,
     issuers: Vec<IssuerSettings>,
     upstreams: Vec<upstream::Settings>,
+    trusted_proxies: TrustedProxies,
     realm: String,
 }
 
@@ -50,6 +55,8 @@ pub struct Question {
     pub host: String,
     pub target: String,
     pub headers: HeaderMap,
+    /// The far end of the connection. Absent: addresses are not judged.
+    pub peer: Option<IpAddr>,
     pub token: AssumedToken,
     pub now: UnixSeconds,
 }
@@ -68,9 +75,10 @@ impl Rules {
     /// Those of `plan`. Two routes that tie, as their names, are the error.
     pub fn new(plan: &Plan) -> Result<Self, (Arc<str>, Arc<str>)> {
         let issuers = plan.issuers.clone();
-        let upstreams = plan.upstreams.clone();
+        let (upstreams, trusted_proxies) = (plan.upstreams.clone(), plan.trusted_proxies.clone());
         let realm = plan.public_url.as_str().to_owned();
-        Ok(Self { routes: Routes::new(plan, &Metrics::new())?, issuers, upstreams, realm })
+        let routes = Routes::new(plan, &Metrics::new())?;
+        Ok(Self { routes, issuers, upstreams, trusted_proxies, realm })
     }
 
     /// The index of the issuer with this name.
@@ -88,6 +96,14 @@ impl Rules {
             Err(Stop::AuthorizationServer) => {
                 told.line("status: answered by the authorization server");
                 200
+            }
+            Err(Stop::Preflight(answer)) => {
+                let status = answer.status();
+                told.line(format!("status: {status} (a preflight, answered here)"));
+                for (name, value) in answer.headers() {
+                    told.line(format!("  {name}: {}", String::from_utf8_lossy(value.as_bytes())));
+                }
+                status.as_u16()
             }
             Err(Stop::Reject(reject)) => {
                 let status = reject.status();
@@ -126,10 +142,23 @@ impl Rules {
         let plan = &route.plan;
         told.route = Some(plan.name.to_string());
         told.line(format!("route: {} ({})", plan.name, plan.path_text));
+        self.judge_address(question, route, &parts, told)?;
         let upstream = &self.upstreams[plan.upstream];
         told.line(format!("upstream: {}", upstream.name));
         let dialect: Dialect = upstream.dialect;
         route.accepts(&path, |path| dialect.refuses(path))?;
+
+        if let Some(cors) = &plan.cors {
+            let allowed = cors.allowed(&parts.headers);
+            told.line(match &allowed {
+                Some(origin) => format!("cors: {} may read the answer", String::from_utf8_lossy(origin.as_bytes())),
+                None => "cors: no script may read the answer, for want of an Origin that the route names".to_owned(),
+            });
+            if let Some(preflight) = Preflight::of(&parts) {
+                let answer = cors.answer(&preflight, route, allowed.as_ref())?;
+                return Err(Stop::Preflight(Box::new(answer)));
+            }
+        }
 
         let access = &plan.access;
         let need = access.need(&question.method);
@@ -142,8 +171,26 @@ impl Rules {
         }
         tell_entries(access, &question.method, token.as_ref(), told);
         policy::decide(access, &question.method, token.as_ref()).map_err(|denied| refusal(&denied, route))?;
+        if let Some(limit) = &plan.rate_limit {
+            told.line(format!("rate limit: {limit}; not counted here"));
+        }
         self.tell_forwarded(question, route, &path, token.as_ref(), told)?;
         Ok(())
+    }
+
+    fn judge_address(&self, question: &Question, route: &Route, parts: &Parts, told: &mut Told) -> Result<(), Reject> {
+        let addresses = &route.plan.addresses;
+        if addresses.are_all() {
+            return Ok(());
+        }
+        let Some(peer) = question.peer else {
+            told.line("address: not judged, because no peer is named");
+            return Ok(());
+        };
+        let client = Origin::of(peer.to_canonical(), false, &parts.headers, &self.trusted_proxies).client;
+        let admitted = addresses.admit(client);
+        told.line(format!("address: {client} is {}let in", if admitted { "" } else { "not " }));
+        if admitted { Ok(()) } else { Err(Reject::Address) }
     }
 
     fn token(&self, question: &Question, route: &Route, told: &mut Told) -> Result<Option<VerifiedToken>, Stop> {
@@ -390,6 +437,7 @@ impl Told {
 
 enum Stop {
     Reject(Reject),
+    Preflight(Box<http::Response<bytes::Bytes>>),
     AuthorizationServer,
 }
 

@@ -23,6 +23,8 @@ pub struct Connection {
     pub peer: IpAddr,
     /// The peer as a header value, written once.
     pub peer_text: HeaderValue,
+    /// Of a TCP proxy that did not say for whom it passes bytes on: what it sends in headers is anybody's word.
+    pub is_silent_proxy: bool,
     pub tls: bool,
     /// Of a listener that forwards nothing.
     pub redirects: bool,
@@ -151,6 +153,9 @@ pub(super) fn path(parts: &Parts) -> Result<CanonicalPath, Reject> {
 }
 
 pub(super) fn origin(connection: &Connection, headers: &HeaderMap, trusted: &TrustedProxies) -> Origin {
+    if connection.is_silent_proxy {
+        return Origin { client: connection.peer, https: connection.tls, trusted: false };
+    }
     Origin::of(connection.peer, connection.tls, headers, trusted)
 }
 

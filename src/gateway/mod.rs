@@ -2,10 +2,12 @@
 //! answer. Any error on the way becomes an answer in `reject`; whatever happened is told by the `exchange` at its end.
 
 pub mod assemble;
+mod cors;
 mod exchange;
 pub mod explain;
 mod head;
 pub mod plan;
+mod rate_limit;
 mod reject;
 mod route;
 mod transform;
@@ -40,6 +42,7 @@ use crate::telemetry::metrics::{Decision, Metrics, RouteMetrics};
 use crate::token::{Bearer, BearerError, Refusal, Verifier};
 use crate::upstream::{Pools, Upstream};
 
+use cors::Preflight;
 use exchange::Exchange;
 use transform::{Inbound, Managed, UpgradeWanted, X_REQUEST_ID};
 use tunnel::Tunnel;
@@ -118,6 +121,8 @@ impl Worker {
             route: None,
             token: None,
             decision: Decision::Denied,
+            standing: None,
+            allowed_origin: None,
             reason: None,
             cause: None,
             status: 0,
@@ -127,6 +132,8 @@ impl Worker {
             connection,
         });
         let outcome = self.forward(&mut exchange, &origin, parts, body).await;
+        let marked = exchange.route.as_ref().filter(|route| route.marks_answers()).cloned();
+        let (standing, allowed_origin) = (exchange.standing, exchange.allowed_origin.take());
         let mut response = match outcome {
             Ok(Answer::Local(response)) => {
                 exchange.status = response.status().as_u16();
@@ -147,6 +154,14 @@ impl Worker {
             }
         };
         response.headers_mut().insert(X_REQUEST_ID, request_id);
+        if let Some(route) = marked {
+            if let (Some(limit), Some(standing)) = (&route.rate_limit, standing) {
+                limit.tell(standing, response.headers_mut());
+            }
+            if let Some(cors) = &route.plan.cors {
+                cors.tell(allowed_origin, response.headers_mut());
+            }
+        }
         response
     }
 
@@ -175,7 +190,18 @@ impl Worker {
         };
         drop(host);
         exchange.route = Some(Arc::clone(&route));
+        exchange.allowed_origin = route.plan.cors.as_ref().and_then(|cors| cors.allowed(&parts.headers));
+        if !route.plan.addresses.admit(origin.client) {
+            return Err(Reject::Address);
+        }
         route.accepts(&path, |path| self.pools.upstream(route.plan.upstream).dialect().refuses(path))?;
+
+        if let Some(cors) = &route.plan.cors
+            && let Some(preflight) = Preflight::of(&parts)
+        {
+            exchange.decision = Decision::Local;
+            return cors.answer(&preflight, &route, exchange.allowed_origin.as_ref()).map(Answer::Local);
+        }
 
         let upgrade = UpgradeWanted::of(&parts);
         let method =
@@ -187,6 +213,11 @@ impl Worker {
         let permit =
             policy::authorize(&route.plan.access, &method, caller).map_err(|denied| refusal(&denied, &route))?;
         exchange.decision = if permit.token().is_some() { Decision::Admitted } else { Decision::Public };
+        if let Some(limit) = &route.rate_limit {
+            let standing = limit.count(&permit, origin.client);
+            exchange.standing = Some(standing);
+            rate_limit::judge(standing)?;
+        }
 
         let mut parts = parts;
         let caller_upgrade = parts.extensions.remove::<OnUpgrade>();
@@ -206,6 +237,9 @@ impl Worker {
         let outgoing = transform::request(&route, &permit, inbound, parts, body)?;
         let mut response = self.pools.send(route.plan.upstream, &permit, outgoing).await.map_err(Reject::Upstream)?;
 
+        if route.plan.cors.is_some() {
+            cors::remove_upstreams_own(response.headers_mut());
+        }
         let ends_at = if route.plan.end_with_token { gateway.end_of(&permit) } else { None };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             // To an extended CONNECT, a 2xx would say that the tunnel is open.

@@ -29,6 +29,10 @@ pub enum Reject {
     Cleartext,
     #[error("no route")]
     NoRoute,
+    #[error("the route does not let this address in")]
+    Address,
+    #[error("a preflight of an origin that the route does not name")]
+    Origin,
     #[error("no entry of the route names the method")]
     Method { allow: HeaderValue },
     #[error("no credentials")]
@@ -43,6 +47,8 @@ pub enum Reject {
     InsufficientScope { scope: String },
     #[error("no entry of the route admits this token")]
     Forbidden,
+    #[error("more requests than the route lets through")]
+    RateLimited { retry_after: u64 },
     #[error("a claim cannot stand in the header {0}")]
     UnfitClaim(http::HeaderName),
     #[error("{0}")]
@@ -67,6 +73,8 @@ impl Reject {
             Self::ContentLength => "content_length",
             Self::Cleartext => "cleartext",
             Self::NoRoute => "no_route",
+            Self::Address => "address",
+            Self::Origin => "origin",
             Self::Method { .. } => "method",
             Self::Unauthenticated { .. } => "no_credentials",
             Self::BearerSyntax => "invalid_request",
@@ -74,6 +82,7 @@ impl Reject {
             Self::IssuerUnavailable => "issuer_unavailable",
             Self::InsufficientScope { .. } => "insufficient_scope",
             Self::Forbidden => "forbidden",
+            Self::RateLimited { .. } => "rate_limited",
             Self::UnfitClaim(_) => "unfit_claim",
             Self::Body(BodyError::TooLarge) => "body_too_large",
             Self::Body(BodyError::Timeout) => "body_timeout",
@@ -95,9 +104,13 @@ impl Reject {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unauthenticated { .. } | Self::InvalidToken(_) => StatusCode::UNAUTHORIZED,
-            Self::InsufficientScope { .. } | Self::Forbidden | Self::UnfitClaim(_) | Self::Cleartext => {
-                StatusCode::FORBIDDEN
-            }
+            Self::Address
+            | Self::Origin
+            | Self::InsufficientScope { .. }
+            | Self::Forbidden
+            | Self::UnfitClaim(_)
+            | Self::Cleartext => StatusCode::FORBIDDEN,
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::IssuerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Body(error) | Self::Upstream(SendError::RequestBody(error)) => match error {
                 BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -148,6 +161,10 @@ impl Reject {
             }
             Self::IssuerUnavailable | Self::Upstream(SendError::Busy { .. }) => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+                None
+            }
+            Self::RateLimited { retry_after } => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after));
                 None
             }
             Self::ContentLength
@@ -208,6 +225,8 @@ mod tests {
             Reject::ContentLength,
             Reject::Cleartext,
             Reject::NoRoute,
+            Reject::Address,
+            Reject::Origin,
             Reject::Method { allow: HeaderValue::from_static("GET, HEAD") },
             Reject::Unauthenticated { scope: "orders:read".to_owned() },
             Reject::Unauthenticated { scope: String::new() },
@@ -217,6 +236,7 @@ mod tests {
             Reject::IssuerUnavailable,
             Reject::InsufficientScope { scope: "a b".to_owned() },
             Reject::Forbidden,
+            Reject::RateLimited { retry_after: 7 },
             Reject::UnfitClaim(header::FROM),
             Reject::Body(BodyError::TooLarge),
             Reject::Body(BodyError::Timeout),

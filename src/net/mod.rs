@@ -4,6 +4,7 @@ pub mod body;
 pub mod fetch;
 pub mod forwarded;
 pub mod headers;
+pub mod proxy_protocol;
 
 use std::fmt;
 use std::net::IpAddr;

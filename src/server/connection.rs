@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use super::announced::{Peer, Refused};
 use super::deadline::{Timed, Waits};
 use super::guard::Guard;
 use super::stream::Streams;
@@ -45,6 +46,8 @@ pub(super) struct Listener {
     tls: Option<Arc<ServerConfig>>,
     /// Sends everybody to https and forwards nothing.
     redirects: bool,
+    /// Connections start with a PROXY protocol header.
+    pub(super) proxy_protocol: bool,
     waits: Waits,
     header_bytes: usize,
     header_count: usize,
@@ -52,6 +55,7 @@ pub(super) struct Listener {
     pub(super) accepted: IntCounter,
     handshakes: IntCounterVec,
     malformed: IntCounterVec,
+    proxies_refused: IntCounterVec,
 }
 
 impl Listener {
@@ -60,6 +64,7 @@ impl Listener {
         name: Arc<str>,
         tls: Option<Arc<ServerConfig>>,
         redirects: bool,
+        proxy_protocol: bool,
         limits: &Limits,
         metrics: &Metrics,
     ) -> Self {
@@ -69,9 +74,11 @@ impl Listener {
             accepted: metrics.connections_accepted.with_label_values(&[&*name]),
             handshakes: metrics.tls_handshakes.clone(),
             malformed: metrics.requests_malformed.clone(),
+            proxies_refused: metrics.proxies_refused.clone(),
             name,
             tls,
             redirects,
+            proxy_protocol,
             waits: Waits {
                 header: limits.header_timeout,
                 idle: limits.idle_timeout,
@@ -87,6 +94,24 @@ impl Listener {
         self.malformed.with_label_values(&[reason]).inc();
     }
 
+    pub(super) fn header_timeout(&self) -> Duration {
+        self.waits.header
+    }
+
+    /// Tells of a connection that is closed for want of a good PROXY protocol header.
+    pub(super) fn refuse(&self, peer: IpAddr, refused: &Refused) {
+        self.proxies_refused.with_label_values(&[&*self.name, refused.reason()]).inc();
+        if matches!(refused, Refused::Timeout) {
+            self.waits.reached.with_label_values(&["header_timeout"]).inc();
+        }
+        let (listener, reason) = (&*self.name, refused);
+        match refused {
+            // So do health checks that only connect.
+            Refused::Ended => tracing::debug!(event = "proxy_protocol.refused", listener, %peer, %reason),
+            _ => tracing::warn!(event = "proxy_protocol.refused", listener, %peer, %reason),
+        }
+    }
+
     fn handshake_ended(&self, result: &str) {
         self.handshakes.with_label_values(&[&*self.name, result]).inc();
     }
@@ -97,7 +122,7 @@ pub(super) async fn serve(
     worker: CurrentWorker,
     listener: Arc<Listener>,
     stream: TcpStream,
-    peer: IpAddr,
+    peer: Peer,
     guard: Guard,
     phase: watch::Receiver<Phase>,
 ) {
@@ -108,8 +133,9 @@ pub(super) async fn serve(
     let connection = Arc::new(Connection {
         listener: listener.index,
         listener_name: Arc::clone(&listener.name),
-        peer,
-        peer_text: peer_text(peer),
+        peer: peer.address,
+        peer_text: peer_text(peer.address),
+        is_silent_proxy: peer.is_silent_proxy,
         tls: listener.tls.is_some(),
         redirects: listener.redirects,
         activity: Activity::default(),
@@ -134,7 +160,7 @@ pub(super) async fn serve(
                 }
                 Ok(Err(error)) => {
                     listener.handshake_ended("failure");
-                    tracing::debug!(event = "tls.handshake_failed", listener = &*listener.name, peer = %peer, %error);
+                    tracing::debug!(event = "tls.handshake_failed", listener = &*listener.name, peer = %peer.address, %error);
                 }
                 Err(_) => {
                     listener.handshake_ended("timeout");

@@ -1,6 +1,7 @@
 //! Sockets: what listens where and within which limits; how connections are spread over the workers, and how all of it
 //! comes to an end.
 
+mod announced;
 mod connection;
 mod deadline;
 mod framing;
@@ -27,6 +28,7 @@ use crate::net::{BaseUrl, TrustedProxies};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Certificates, TlsError};
 
+use announced::{Peer, Refused};
 use connection::Listener;
 use guard::Population;
 
@@ -49,6 +51,8 @@ pub struct ListenerSettings {
     pub tls: Option<crate::tls::ServerSettings>,
     /// Answers GET and HEAD with 308 to the public URL and anything else with 403.
     pub redirect_to_https: bool,
+    /// Every connection starts with a PROXY protocol header, of a trusted proxy.
+    pub proxy_protocol: bool,
 }
 
 /// `[server.limits]`: every queue, buffer and wait of a connection.
@@ -135,7 +139,7 @@ impl Bound {
         former: &[Self],
         metrics: &Metrics,
     ) -> Result<Self, ServerError> {
-        let ListenerSettings { name, address, tls, redirect_to_https } = settings.clone();
+        let ListenerSettings { name, address, tls, redirect_to_https, proxy_protocol } = settings.clone();
         let tls_failed = |source| ServerError::Tls { listener: Arc::clone(&name), source };
         let tls = match &tls {
             None => None,
@@ -159,7 +163,7 @@ impl Bound {
             }
         };
         let config = tls.as_ref().map(|tls| Arc::clone(&tls.config));
-        let listener = Arc::new(Listener::new(index, name, config, redirect_to_https, limits, metrics));
+        let listener = Arc::new(Listener::new(index, name, config, redirect_to_https, proxy_protocol, limits, metrics));
         Ok(Self { settings, socket, tls, listener })
     }
 }
@@ -347,6 +351,10 @@ impl Server {
     /// Stops accepting and waits for what runs, at most for the drain time-out. Gives the number of connections cut off.
     pub async fn drain(self) -> usize {
         self.stop.send_replace(Phase::Draining);
+        // With the last of them the sockets are closed: who comes now is refused rather than left waiting.
+        self.generation.send_modify(|generation| {
+            *generation = Arc::new(Generation { gateway: Arc::clone(&generation.gateway), bound: Vec::new() });
+        });
         let emptied = tokio::time::timeout(self.limits.drain_timeout, self.population.emptied()).await;
         let left = if emptied.is_ok() { 0 } else { self.population.open() };
         self.stop.send_replace(Phase::Stopped);
@@ -386,8 +394,7 @@ impl Acceptor {
         };
         let own = Arc::new(self);
         runtime.block_on(async {
-            let first = Arc::clone(&generations.borrow_and_update());
-            let mut accepting = own.accept_all(&first);
+            let mut accepting = own.accept_all(&generations.borrow_and_update());
             let mut phase = own.phase.clone();
             let mut upkeep = tokio::time::interval(UPKEEP);
             loop {
@@ -474,14 +481,25 @@ impl Acceptor {
         }
     }
 
-    fn start(self: &Arc<Self>, listener: &Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
+    fn start(self: &Arc<Self>, listener: &Arc<Listener>, mut stream: TcpStream, peer: SocketAddr) {
         let peer = peer.ip().to_canonical();
+        if listener.proxy_protocol && !self.population.trusts(peer) {
+            return listener.refuse(peer, &Refused::Untrusted);
+        }
         // Over the limit the connection is closed unread.
-        let Some(guard) = self.population.admit(peer, listener) else { return };
+        let Some(mut guard) = self.population.admit(peer, listener) else { return };
         let load = Load::new(&self.loads, self.index);
         let (own, listener) = (Arc::clone(self), Arc::clone(listener));
         tokio::spawn(async move {
             let _load = load;
+            let mut peer = Peer { address: peer, is_silent_proxy: false };
+            if listener.proxy_protocol {
+                let Some(announced) = announced::peer(&mut stream, peer.address, &listener).await else { return };
+                if !guard.announce(announced.address) {
+                    return;
+                }
+                peer = announced;
+            }
             connection::serve(Arc::clone(&own.worker), listener, stream, peer, guard, own.phase.clone()).await;
         });
     }

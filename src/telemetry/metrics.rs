@@ -60,8 +60,12 @@ pub struct Metrics {
     pub connections_accepted: IntCounterVec,
     /// `listener`, `result`.
     pub tls_handshakes: IntCounterVec,
+    /// `listener`, `reason`.
+    pub proxies_refused: IntCounterVec,
     /// `limit`: which of `[server.limits]` ended a connection or a request.
     pub limits_reached: IntCounterVec,
+    /// `route`.
+    pub rate_limited: IntCounterVec,
     /// `listener`, `certificate` (its place in the list, from 1).
     pub certificate_not_after: IntGaugeVec,
     /// Counts from 1, with each configuration that was taken up.
@@ -194,11 +198,23 @@ impl Metrics {
                 &["listener"],
             ),
             tls_handshakes: counters(&registry, "tls_handshakes_total", "TLS handshakes", &["listener", "result"]),
+            proxies_refused: counters(
+                &registry,
+                "proxy_protocol_refused_total",
+                "connections without a good PROXY protocol header of a trusted proxy",
+                &["listener", "reason"],
+            ),
             limits_reached: counters(
                 &registry,
                 "limits_reached_total",
                 "connections or requests that a limit ended",
                 &["limit"],
+            ),
+            rate_limited: counters(
+                &registry,
+                "rate_limited_total",
+                "requests that a route's rate limit refused",
+                &["route"],
             ),
             certificate_not_after: gauges(
                 &registry,
@@ -345,7 +361,7 @@ pub enum Decision {
     Admitted,
     /// Refused: who asks may not, or what is asked cannot be.
     Denied,
-    /// Answered here: the authorization server.
+    /// Answered here: by the authorization server, or a preflight.
     Local,
 }
 

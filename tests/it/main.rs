@@ -8,6 +8,7 @@
 )]
 #![allow(unreachable_pub, reason = "the test binary has no interface")]
 
+mod addresses;
 mod admin;
 mod asking;
 mod assertions;
@@ -15,10 +16,12 @@ mod bearer;
 mod bypass;
 mod bypass_tokens;
 mod cli;
+mod client_certificates;
 mod clients;
 mod code;
 mod config;
 mod conformance;
+mod cors;
 mod edges;
 mod framing;
 mod guessing;
@@ -34,6 +37,8 @@ mod login;
 mod pages;
 mod products;
 mod proxy;
+mod proxy_protocol;
+mod rates;
 mod refresh;
 mod reload;
 mod revocation;

@@ -4,6 +4,7 @@
 mod access;
 mod authorization_server;
 mod clients;
+mod controls;
 mod files;
 mod forward;
 mod issuers;
@@ -16,11 +17,13 @@ mod upstreams;
 mod users;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use super::Config;
 use super::diagnostic::{Report, Span, suggestion};
@@ -90,7 +93,7 @@ pub(super) fn compile(file: File, start: Span, report: &mut Report, now: UnixSec
             "add one: `[listeners.public]` with `address = \"127.0.0.1:8080\"`",
         );
     }
-    let listeners = compiler.listeners(listeners, &server.public_url);
+    let listeners = compiler.listeners(listeners, &server);
     let admin_is_explicit = !admin.is_absent();
     let admin = compiler.admin(admin);
     compiler.distinct_addresses(&listeners, &admin);
@@ -322,6 +325,32 @@ impl Compiler<'_> {
             self.report.error(at.span, format!("`{key}`: `{}` is not an IP address and a port", at.value), help);
         }
         parsed
+    }
+
+    /// An address with the length of a prefix, or alone.
+    fn network(&mut self, at: &At<String>) -> Option<IpNet> {
+        let parsed = at.value.parse::<IpNet>().or_else(|_| at.value.parse::<IpAddr>().map(IpNet::from)).ok();
+        let Some(network) = parsed else {
+            self.report.error(
+                at.span,
+                format!("`{}` is not a network", at.value),
+                "write an address with the length of its prefix: `\"10.0.0.0/8\"`, `\"2001:db8::/32\"`",
+            );
+            return None;
+        };
+        if network.addr().to_canonical() != network.addr() {
+            self.report.error(
+                at.span,
+                format!("`{}` is an IPv4 network in the form of IPv6, which no address has here", at.value),
+                format!(
+                    "write it as IPv4: `\"{}/{}\"`",
+                    network.addr().to_canonical(),
+                    network.prefix_len().saturating_sub(96)
+                ),
+            );
+            return None;
+        }
+        Some(network)
     }
 
     /// Reports repeated values of a list.

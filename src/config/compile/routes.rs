@@ -1,4 +1,5 @@
-//! `[[routes]]`: where a request goes. Who may send it is compiled by `access`, what is sent by `forward`.
+//! `[[routes]]`: where a request goes. Who may send it is compiled by `access`, what it must meet besides by
+//! `controls`, what is sent by `forward`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -150,14 +151,6 @@ impl Compiler<'_> {
         } = at.value;
         self.mode(&mode);
         self.not_built(&basic_bridge, "basic_bridge", "let these callers fetch a token from the token endpoint");
-        self.not_built(&rate_limit, "rate_limit", "limit rates in front of the gateway until then");
-        self.not_built(
-            &cors,
-            "cors",
-            "let the upstream answer preflights: add `{ methods = [\"OPTIONS\"], public = true }` to `allow`",
-        );
-        self.not_built(&ip_allow, "ip_allow", "filter addresses in front of the gateway until then");
-        self.not_built(&ip_deny, "ip_deny", "filter addresses in front of the gateway until then");
 
         let allowances = self.allowances(allow_in_path);
         let path = path.required(self.report, at.span, "path", "say which paths: `path = \"/orders/**\"`");
@@ -168,13 +161,16 @@ impl Compiler<'_> {
         let issuers = self.route_issuers(issuers, names, at.span);
         let introspection = self.reuse(cache, issuers.as_deref(), names);
         let allow = allow.required(self.report, at.span, "allow", ALLOW_HELP);
+        let addresses = self.addresses(ip_allow, ip_deny);
         let access = allow.and_then(|allow| {
             self.not_empty(&allow, "allow", ALLOW_HELP).then(|| self.access(allow, issuers.as_deref(), names))
         });
         let listeners = self.serving(listeners, names, "a route");
         let hosts = self.hosts(hosts);
+        let cors = cors.given().and_then(|at| self.cors(at, forward.as_ref().map(|at| &at.value)));
         let forward = self.forward(forward, pattern.as_ref());
         let audience = self.audience(audience);
+        let rate_limit = rate_limit.given().and_then(|at| self.rate_limit(at, access.as_ref()));
         let body_bytes = self.body_bytes(body_bytes).unwrap_or(server.limits.body_bytes);
         let timeout =
             if timeout.is_absent() { None } else { Some(self.interval(timeout, "timeout", Duration::from_secs(30))) };
@@ -192,6 +188,7 @@ impl Compiler<'_> {
             path_text: path.value,
             upstream: upstream?,
             issuers: issuers.unwrap_or_default(),
+            addresses,
             access: access?,
             introspection,
             audience,
@@ -203,6 +200,8 @@ impl Compiler<'_> {
                 model::Underscore::Pass => UnderscoreHeaders::Pass,
             },
             end_with_token: end_with_token.or(false),
+            rate_limit,
+            cors,
             forward,
         };
         Some(Placed { plan, path: path.span })
