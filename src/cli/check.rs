@@ -29,7 +29,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let path = arguments.config.path();
     let (outcome, found) = match config::load(&path) {
         Ok((config, mut found)) => {
-            let failures = rule_test_failures(config)?;
+            let failures = rule_test_failures(&config)?;
             let outcome = if failures.is_empty() { Outcome::Fine } else { Outcome::Failed };
             found.splice(0..0, failures);
             (outcome, found)
@@ -51,10 +51,10 @@ fn json(found: &[Diagnostic]) -> anyhow::Result<String> {
 }
 
 /// Runs the `[[tests]]`; those that come out otherwise than expected are errors.
-fn rule_test_failures(mut config: Config) -> anyhow::Result<Vec<Diagnostic>> {
-    let tests = std::mem::take(&mut config.tests);
-    let questions: Vec<_> = tests.iter().map(|test| question(test, &config)).collect();
-    let rules = Rules::new(&mut config.plan).map_err(|(one, other)| anyhow::anyhow!("routes {one} and {other} tie"))?;
+pub(super) fn rule_test_failures(config: &Config) -> anyhow::Result<Vec<Diagnostic>> {
+    let tests = &config.tests;
+    let questions: Vec<_> = tests.iter().map(|test| question(test, config)).collect();
+    let rules = Rules::new(&config.plan).map_err(|(one, other)| anyhow::anyhow!("routes {one} and {other} tie"))?;
     let asked = tests.iter().zip(questions);
     Ok(asked
         .filter_map(|(test, question)| match question {

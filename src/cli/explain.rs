@@ -40,9 +40,9 @@ fn object(json: &str) -> Result<Claims, String> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
-    let Some(mut config) = arguments.config.load() else { return Ok(Outcome::Failed) };
+    let Some(config) = arguments.config.load() else { return Ok(Outcome::Failed) };
     let question = question(arguments, &config)?;
-    let rules = Rules::new(&mut config.plan).map_err(|(one, other)| anyhow::anyhow!("routes {one} and {other} tie"))?;
+    let rules = Rules::new(&config.plan).map_err(|(one, other)| anyhow::anyhow!("routes {one} and {other} tie"))?;
     print(&(rules.explain(&question).lines.join("\n") + "\n"))?;
     Ok(Outcome::Fine)
 }

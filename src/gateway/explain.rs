@@ -65,8 +65,8 @@ pub struct Explanation {
 }
 
 impl Rules {
-    /// Takes what it needs of the plan. Two routes that tie, as their names, are the error.
-    pub fn new(plan: &mut Plan) -> Result<Self, (Arc<str>, Arc<str>)> {
+    /// Those of `plan`. Two routes that tie, as their names, are the error.
+    pub fn new(plan: &Plan) -> Result<Self, (Arc<str>, Arc<str>)> {
         let issuers = plan.issuers.clone();
         let upstreams = plan.upstreams.clone();
         let realm = plan.public_url.as_str().to_owned();

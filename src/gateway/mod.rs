@@ -50,11 +50,13 @@ pub struct Gateway {
     public_url: BaseUrl,
     realm: String,
     trusted_proxies: TrustedProxies,
+    /// By their index in the routes.
+    listeners: Vec<Arc<str>>,
     routes: Routes,
     managed: Managed,
-    verifier: Verifier,
-    authorization_server: Option<Arc<AuthorizationServer>>,
-    upstreams: Arc<[Upstream]>,
+    verifier: Arc<Verifier>,
+    authorization_server: Option<assemble::Embedded>,
+    upstreams: Arc<[Arc<Upstream>]>,
     limits: Limits,
     metrics: Metrics,
     authorization_server_metrics: RouteMetrics,
@@ -82,8 +84,9 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(gateway: Arc<Gateway>) -> Self {
-        let pools = Pools::new(Arc::clone(&gateway.upstreams));
+    /// The connections of `former` to upstreams that go on are kept.
+    pub fn new(gateway: Arc<Gateway>, former: Option<&Self>) -> Self {
+        let pools = Pools::new(Arc::clone(&gateway.upstreams), former.map(|former| &former.pools));
         Self { gateway, pools }
     }
 
@@ -162,7 +165,7 @@ impl Worker {
             return redirect(&gateway.public_url, &parts).map(Answer::Local);
         }
         let path = head::path(&parts)?;
-        let route = match gateway.target(exchange.connection.listener, &host, &path, &parts.headers)? {
+        let route = match gateway.target(gateway.listener(&exchange.connection)?, &host, &path, &parts.headers)? {
             GoesTo::Route(route) => Arc::clone(route),
             GoesTo::AuthorizationServer(server, endpoint) => {
                 drop(host);
@@ -287,6 +290,17 @@ impl Gateway {
         Ok(())
     }
 
+    /// The index of the listener that a connection came in by. It may have been opened under another configuration.
+    fn listener(&self, connection: &Connection) -> Result<usize, Reject> {
+        let name = &connection.listener_name;
+        let same = |own: &Arc<str>| Arc::ptr_eq(own, name) || own == name;
+        match self.listeners.get(connection.listener) {
+            Some(own) if same(own) => Ok(connection.listener),
+            // Nothing is served any more by a listener that is gone.
+            _ => self.listeners.iter().position(same).ok_or(Reject::NoRoute),
+        }
+    }
+
     fn target(
         &self,
         listener: usize,
@@ -295,7 +309,9 @@ impl Gateway {
         headers: &HeaderMap,
     ) -> Result<GoesTo<'_>, Reject> {
         let found = self.routes.find(listener, host, path);
-        if let (Some(Target::AuthorizationServer), Some(server)) = (&found, &self.authorization_server) {
+        if let (Some(Target::AuthorizationServer), Some(assemble::Embedded { server, .. })) =
+            (&found, &self.authorization_server)
+        {
             let endpoint = server.endpoint(path.as_str()).unwrap_or(Endpoint::Unknown);
             return Ok(GoesTo::AuthorizationServer(server, endpoint));
         }
@@ -366,7 +382,7 @@ impl Gateway {
     }
 
     pub fn authorization_server(&self) -> Option<&Arc<AuthorizationServer>> {
-        self.authorization_server.as_ref()
+        self.authorization_server.as_ref().map(|embedded| &embedded.server)
     }
 }
 

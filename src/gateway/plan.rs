@@ -58,7 +58,7 @@ impl ReservedPaths {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RoutePlan {
     pub name: Arc<str>,
     /// Empty: any host.
@@ -97,7 +97,7 @@ pub enum UnderscoreHeaders {
 }
 
 /// `[routes.forward]`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Forward {
     /// Starts with `/`, does not end with one; a literal prefix of the route's path.
     pub strip_prefix: Option<Box<str>>,

@@ -45,16 +45,16 @@ pub enum Target<'a> {
 }
 
 impl Routes {
-    /// The routes of `plan`, which gives them away. Ties were refused when the plan was compiled; should one be left, the
+    /// The routes of `plan`. Ties were refused when the plan was compiled; should one be left, the
     /// names of the two routes are the error.
-    pub fn new(plan: &mut Plan, metrics: &Metrics) -> Result<Self, (Arc<str>, Arc<str>)> {
+    pub fn new(plan: &Plan, metrics: &Metrics) -> Result<Self, (Arc<str>, Arc<str>)> {
         let mut table = Table::new(plan.listeners.len());
         let mut routes: Vec<Arc<Route>> = Vec::new();
-        for (index, route) in std::mem::take(&mut plan.routes).into_iter().enumerate() {
+        for (index, route) in plan.routes.iter().enumerate() {
             for listener in &route.listeners {
                 if let Err(other) = table.insert(*listener, &route.hosts, &route.path, index) {
                     let other: &Arc<Route> = &routes[other];
-                    return Err((Arc::clone(&other.plan.name), route.name));
+                    return Err((Arc::clone(&other.plan.name), Arc::clone(&route.name)));
                 }
             }
             let names = route.access.allowed_methods();
@@ -63,7 +63,7 @@ impl Routes {
             routes.push(Arc::new(Route {
                 metrics: metrics.route(&route.name),
                 allow: allow.unwrap_or(http::HeaderValue::from_static("")),
-                plan: route,
+                plan: route.clone(),
             }));
         }
         let reserved = plan.authorization_server.as_ref().map(|server| Reserved {

@@ -21,8 +21,8 @@ use tokio_rustls::TlsAcceptor;
 use super::deadline::{Timed, Waits};
 use super::guard::Guard;
 use super::stream::Streams;
-use super::{Limits, Phase};
-use crate::gateway::{Activity, Connection, Worker, peer_text};
+use super::{CurrentWorker, Limits, Phase};
+use crate::gateway::{Activity, Connection, peer_text};
 use crate::telemetry::metrics::Metrics;
 
 /// What an HTTP/2 connection starts with (RFC 9113 section 3.4); no HTTP/1 method has its first three letters.
@@ -88,7 +88,7 @@ impl Listener {
 
 /// Serves a connection to its end.
 pub(super) async fn serve(
-    worker: Arc<Worker>,
+    worker: CurrentWorker,
     listener: Arc<Listener>,
     stream: TcpStream,
     peer: IpAddr,
@@ -156,7 +156,7 @@ async fn starts_like_http2(stream: &TcpStream) -> bool {
 }
 
 struct Served {
-    worker: Arc<Worker>,
+    worker: CurrentWorker,
     listener: Arc<Listener>,
     connection: Arc<Connection>,
     phase: watch::Receiver<Phase>,
@@ -171,15 +171,15 @@ impl Served {
         let peer = connection.peer;
         let result = if http2 {
             let service = service_fn(move |request: Request<Incoming>| {
-                let (worker, connection) = (Arc::clone(&worker), Arc::clone(&connection));
-                async move { Ok::<_, Infallible>(worker.answer(connection, request).await) }
+                let answer = worker.load_full().answer(Arc::clone(&connection), request);
+                async move { Ok::<_, Infallible>(answer.await) }
             });
             let connection = self::http2(&listener).serve_connection(io, service);
             until_drained(pin!(connection), &mut phase, || expired.is_set(), |c| c.graceful_shutdown()).await
         } else {
             let service = service_fn(move |request: Request<Incoming>| {
-                let (worker, connection) = (Arc::clone(&worker), Arc::clone(&connection));
-                async move { Ok::<_, Infallible>(worker.answer(connection, request).await) }
+                let answer = worker.load_full().answer(Arc::clone(&connection), request);
+                async move { Ok::<_, Infallible>(answer.await) }
             });
             let connection = http1(&listener).serve_connection(io, service).with_upgrades();
             until_drained(pin!(connection), &mut phase, || false, |c| c.graceful_shutdown()).await

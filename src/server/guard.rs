@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use prometheus::{IntCounterVec, IntGauge};
 use tokio::sync::Notify;
 
@@ -19,9 +20,9 @@ pub(super) struct Population {
     open: AtomicUsize,
     /// Never longer than the limit of connections. Trusted proxies are not in it.
     by_address: Mutex<HashMap<IpAddr, usize>>,
-    limit: usize,
-    limit_per_address: usize,
-    trusted: TrustedProxies,
+    limit: AtomicUsize,
+    limit_per_address: AtomicUsize,
+    trusted: ArcSwap<TrustedProxies>,
     changed: Notify,
     limits_reached: IntCounterVec,
 }
@@ -31,12 +32,19 @@ impl Population {
         Self {
             open: AtomicUsize::new(0),
             by_address: Mutex::default(),
-            limit: limits.connections,
-            limit_per_address: limits.connections_per_ip,
-            trusted,
+            limit: AtomicUsize::new(limits.connections),
+            limit_per_address: AtomicUsize::new(limits.connections_per_ip),
+            trusted: ArcSwap::from_pointee(trusted),
             changed: Notify::new(),
             limits_reached: metrics.limits_reached.clone(),
         }
+    }
+
+    /// For connections that come from now on.
+    pub(super) fn set_limits(&self, limits: &Limits, trusted: TrustedProxies) {
+        self.limit.store(limits.connections, Ordering::Relaxed);
+        self.limit_per_address.store(limits.connections_per_ip, Ordering::Relaxed);
+        self.trusted.store(Arc::new(trusted));
     }
 
     /// A place for one more connection of `peer`, until it is dropped.
@@ -45,15 +53,15 @@ impl Population {
             self.limits_reached.with_label_values(&[limit]).inc();
             None
         };
-        if self.open.fetch_add(1, Ordering::AcqRel) >= self.limit {
+        if self.open.fetch_add(1, Ordering::AcqRel) >= self.limit.load(Ordering::Relaxed) {
             self.leave();
             return refused("connections");
         }
-        let counted = !self.trusted.contains(peer);
+        let counted = !self.trusted.load().contains(peer);
         if counted {
             let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
             let own = by_address.entry(peer).or_default();
-            if *own >= self.limit_per_address {
+            if *own >= self.limit_per_address.load(Ordering::Relaxed) {
                 drop(by_address);
                 self.leave();
                 return refused("connections_per_ip");

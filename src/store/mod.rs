@@ -33,7 +33,7 @@ use crate::clock::{Clock, UnixSeconds};
 use tx::{Changes, Tx};
 
 /// `[store.*]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settings {
     /// Nothing survives the process.
     Memory,

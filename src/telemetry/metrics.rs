@@ -77,6 +77,14 @@ pub struct Metrics {
     pub limits_reached: IntCounterVec,
     /// `listener`, `certificate` (its place in the list, from 1).
     pub certificate_not_after: IntGaugeVec,
+    /// Counts from 1, with each configuration that was taken up.
+    pub config_generation: IntGauge,
+    /// `result`.
+    pub config_reloads: IntCounterVec,
+    /// 1 when the last reload was one, or there was none.
+    pub config_last_reload_successful: IntGauge,
+    /// Seconds since 1970; 0: none since the start.
+    pub config_last_reload: IntGauge,
     /// Log lines that were dropped because they came faster than they could be written.
     pub log_lines_dropped: IntCounter,
     /// `grant`, `client`.
@@ -204,6 +212,18 @@ impl Metrics {
                 "certificate_not_after_seconds",
                 "end of validity, in seconds since 1970",
                 &["listener", "certificate"],
+            ),
+            config_generation: gauge(&registry, "config_generation", "configurations taken up since the start"),
+            config_reloads: counters(&registry, "config_reloads_total", "reloads of the configuration", &["result"]),
+            config_last_reload_successful: gauge(
+                &registry,
+                "config_last_reload_successful",
+                "0 when the configuration was read again and found wrong, so that the one before is in force",
+            ),
+            config_last_reload: gauge(
+                &registry,
+                "config_last_reload_timestamp_seconds",
+                "when the configuration was last read again, in seconds since 1970",
             ),
             log_lines_dropped: counter(
                 &registry,

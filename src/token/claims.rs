@@ -30,7 +30,7 @@ impl ClaimPath {
 }
 
 /// Which claims of an issuer mean what, and what they have to say.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimRules {
     /// A token must name one of these; never empty.
     pub audience: Vec<String>,

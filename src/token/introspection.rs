@@ -303,9 +303,10 @@ impl Introspector {
     }
 
     fn keep(&self, digest: Digest, answer: &Answer) {
-        let ttl = match answer {
-            Ok(token) => self.settings.cache_ttl.min(left(token.validity(), &self.clock)),
-            Err(_) => self.settings.negative_ttl,
+        let ttl = match answer.as_ref().map(|token| left(token.validity(), &self.clock)) {
+            Ok(left) if !left.is_zero() => self.settings.cache_ttl.min(left),
+            // One that has ended is as good as refused, although its issuer calls it active.
+            _ => self.settings.negative_ttl,
         };
         let kept = Kept { answer: answer.clone(), until: Instant::now() + ttl };
         let (into, other) = if answer.is_ok() { (&self.good, &self.refused) } else { (&self.refused, &self.good) };

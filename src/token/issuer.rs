@@ -1,7 +1,7 @@
 //! Whose token a text is: the settings of the issuers, and the choice among them by the token alone.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::secret::Secret;
 use crate::store::{OPAQUE_PREFIX, is_own_token};
 
 /// One `[issuers.NAME]`: at least one of its tables. With both, a JWT is verified and then introspected.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuerSettings {
     pub name: Arc<str>,
     pub jwt: Option<JwtSettings>,
@@ -20,7 +20,7 @@ pub struct IssuerSettings {
 }
 
 /// `[issuers.NAME.jwt]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwtSettings {
     /// Compared byte for byte with the `iss` claim.
     pub issuer: String,
@@ -32,11 +32,11 @@ pub struct JwtSettings {
 }
 
 /// Where an issuer's keys come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
     File(PathBuf),
     Remote {
-        location: KeyLocation,
+        location: Box<KeyLocation>,
         ca: Option<PathBuf>,
         /// Longest time between two fetches; what the answer says of its age may shorten it.
         refresh: Duration,
@@ -47,7 +47,7 @@ pub enum KeySource {
     Embedded,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyLocation {
     Url(EndpointUrl),
     /// By the metadata of the issuer.
@@ -70,7 +70,7 @@ impl KeyLocation {
 }
 
 /// `[issuers.NAME.introspection]` (RFC 7662).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IntrospectionSettings {
     /// The `iss` of its JWTs; absent: none of its tokens is a JWT.
     pub issuer: Option<String>,
@@ -104,6 +104,16 @@ impl IssuerSettings {
     pub fn claims(&self) -> Option<&ClaimRules> {
         let introspected = || self.introspection.as_ref().map(|settings| &settings.claims);
         self.jwt.as_ref().map(|settings| &settings.claims).or_else(introspected)
+    }
+
+    /// The authorities that it names. A file of keys is looked after by whoever reads it.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let jwt = self.jwt.as_ref().and_then(|jwt| match &jwt.keys {
+            KeySource::Remote { ca, .. } => ca.as_deref(),
+            KeySource::File(_) | KeySource::Embedded => None,
+        });
+        let introspection = self.introspection.as_ref().and_then(|settings| settings.ca.as_deref());
+        jwt.into_iter().chain(introspection)
     }
 
     fn is_embedded(&self) -> bool {

@@ -12,6 +12,8 @@ mod jwt;
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 pub use bearer::{Bearer, BearerError};
 pub use claims::{ClaimPath, ClaimRules, Validity, VerifiedToken};
 pub use introspection::{Calls, Introspector, Reuse};
@@ -23,6 +25,7 @@ use crate::clock::Clock;
 use crate::jose::UnverifiedJws;
 use crate::store::{Digest, OPAQUE_PREFIX, Store};
 use crate::telemetry::metrics::TokenMetrics;
+use crate::tls;
 
 /// Why a token does not count. The caller is told `invalid_token`, or 503 for `Unavailable`; the log is told this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -94,9 +97,11 @@ impl Refusal {
     }
 }
 
-/// One issuer, ready to verify.
+/// One issuer, ready to verify. It may go on when the configuration changes.
 #[derive(Debug)]
 pub struct Issuer {
+    /// In the plan.
+    pub index: usize,
     pub settings: IssuerSettings,
     /// Where its JWTs are verified here.
     pub keys: Option<Arc<KeyRing>>,
@@ -105,15 +110,24 @@ pub struct Issuer {
     /// Of the embedded server: knows what was revoked, what opaque tokens stand for, and wants to know what was used.
     pub store: Option<Store>,
     pub metrics: TokenMetrics,
+    /// What the files of the settings held.
+    pub files: Option<[u8; 32]>,
+    /// Its work in the background ends when these are dropped.
+    pub work: Vec<watch::Sender<()>>,
 }
 
-impl AsRef<IssuerSettings> for Issuer {
+impl AsRef<IssuerSettings> for Arc<Issuer> {
     fn as_ref(&self) -> &IssuerSettings {
         &self.settings
     }
 }
 
 impl Issuer {
+    /// Whether it is just what `settings` ask for at this place of the plan, so that it may go on with what it knows.
+    pub fn is_still(&self, index: usize, settings: &IssuerSettings) -> bool {
+        self.index == index && self.settings == *settings && self.files == tls::contents(settings.files())
+    }
+
     fn keys_generation(&self) -> u64 {
         self.keys.as_ref().map_or(0, |keys| keys.generation())
     }
@@ -122,17 +136,17 @@ impl Issuer {
 /// Verifies tokens of the configured issuers and remembers the good ones.
 #[derive(Debug)]
 pub struct Verifier {
-    issuers: Vec<Issuer>,
+    issuers: Vec<Arc<Issuer>>,
     cache: cache::Cache,
     clock: Clock,
 }
 
 impl Verifier {
-    pub fn new(issuers: Vec<Issuer>, clock: Clock) -> Self {
+    pub fn new(issuers: Vec<Arc<Issuer>>, clock: Clock) -> Self {
         Self { issuers, cache: cache::Cache::new(), clock }
     }
 
-    pub fn issuers(&self) -> &[Issuer] {
+    pub fn issuers(&self) -> &[Arc<Issuer>] {
         &self.issuers
     }
 

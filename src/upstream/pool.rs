@@ -21,7 +21,7 @@ const EVICTION: Duration = Duration::from_millis(500);
 /// One worker's connections to all upstreams.
 #[derive(Debug)]
 pub struct Pools {
-    pub(super) upstreams: Arc<[Upstream]>,
+    pub(super) upstreams: Arc<[Arc<Upstream>]>,
     /// By upstream, by server.
     pools: Vec<Vec<Arc<ServerPool>>>,
 }
@@ -119,8 +119,9 @@ pub(super) struct SendFailure {
 }
 
 impl Pools {
-    pub fn new(upstreams: Arc<[Upstream]>) -> Self {
-        let pool = |upstream: &Upstream| {
+    /// The connections that `former` has to upstreams which go on are kept.
+    pub fn new(upstreams: Arc<[Arc<Upstream>]>, former: Option<&Self>) -> Self {
+        let fresh = |upstream: &Upstream| {
             let keep = upstream.settings.idle_connections;
             let pool = |server: &super::Server| {
                 let tls = server.connector.is_tls();
@@ -130,7 +131,14 @@ impl Pools {
             };
             upstream.servers.iter().map(pool).collect()
         };
-        let pools = upstreams.iter().map(pool).collect();
+        let pools = upstreams.iter().map(|upstream| {
+            let kept = former.and_then(|former| {
+                let place = former.upstreams.iter().position(|own| Arc::ptr_eq(own, upstream))?;
+                former.pools.get(place).cloned()
+            });
+            kept.unwrap_or_else(|| fresh(upstream))
+        });
+        let pools = pools.collect();
         Self { upstreams, pools }
     }
 

@@ -30,6 +30,7 @@ mod login;
 mod pages;
 mod proxy;
 mod refresh;
+mod reload;
 mod revocation;
 mod routing;
 mod support;

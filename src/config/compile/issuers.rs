@@ -332,7 +332,7 @@ impl Compiler<'_> {
         } else {
             KeyLocation::Url(jwks_url.given().and_then(|at| self.endpoint_url(&at, "jwks_url"))?)
         };
-        Some(KeySource::Remote { location, ca, refresh, cooldown })
+        Some(KeySource::Remote { location: Box::new(location), ca, refresh, cooldown })
     }
 
     /// Where the metadata of an issuer may be.
