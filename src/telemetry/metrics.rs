@@ -250,6 +250,9 @@ impl Metrics {
         for limit in LIMITS {
             metrics.limits_reached.with_label_values(&[limit]);
         }
+        for result in ["success", "failure"] {
+            metrics.config_reloads.with_label_values(&[result]);
+        }
         metrics
     }
 

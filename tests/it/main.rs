@@ -27,6 +27,7 @@ mod keys;
 mod limits;
 mod listeners;
 mod login;
+mod monitoring;
 mod pages;
 mod proxy;
 mod refresh;

@@ -135,7 +135,7 @@ impl Public {
 }
 
 /// A port that is free now, outside of the range from which the system hands out ports to others.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let from = std::process::id() as usize * 17;
     loop {
