@@ -18,6 +18,7 @@ mod clients;
 mod code;
 mod config;
 mod conformance;
+mod deploy;
 mod edges;
 mod guessing;
 mod harness;
