@@ -20,6 +20,7 @@ mod config;
 mod conformance;
 mod deploy;
 mod edges;
+mod fronts;
 mod guessing;
 mod harness;
 mod introspection;
