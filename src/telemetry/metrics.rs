@@ -1,17 +1,32 @@
 //! Every metric of the process. Labels come only from names in the configuration and from closed sets, never from input.
 
+use std::cell::RefCell;
+use std::fmt::Write as _;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::core::Collector;
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 /// Upper bounds in seconds, from a cached answer on the same host to a report that takes its time.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
+/// The limits of `[server.limits]` that are counted.
+const LIMITS: [&str; 9] = [
+    "connections",
+    "connections_per_ip",
+    "header_bytes",
+    "header_count",
+    "header_timeout",
+    "body_bytes",
+    "body_timeout",
+    "idle_timeout",
+    "stream_idle",
+];
+
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    pub registry: Registry,
+    registry: prometheus::Registry,
+    announced: Arc<[Announced]>,
     /// `route`, `method`, `status`, `decision`.
     pub requests: IntCounterVec,
     /// `route`.
@@ -90,10 +105,10 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn new() -> Self {
-        let registry = Registry::new();
+        let registry = Registry::default();
         let build = gauges(&registry, "build_info", "the version that runs", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        Self {
+        let metrics = Self {
             requests: counters(&registry, "requests_total", "requests", &["route", "method", "status", "decision"]),
             request_seconds: histograms(
                 &registry,
@@ -252,8 +267,17 @@ impl Metrics {
                 "refresh_token_reuse_total",
                 "refresh tokens presented after they had been replaced",
             ),
-            registry,
+            announced: registry.announced.into_inner().into(),
+            registry: registry.registry,
+        };
+        // A rate sees no event that is the first of its series, and of these every one counts.
+        for limit in LIMITS {
+            metrics.limits_reached.with_label_values(&[limit]);
         }
+        for result in ["success", "failure"] {
+            metrics.config_reloads.with_label_values(&[result]);
+        }
+        metrics
     }
 
     pub fn route(&self, route: &Arc<str>) -> RouteMetrics {
@@ -295,12 +319,18 @@ impl Metrics {
         }
     }
 
-    /// The text that Prometheus scrapes.
+    /// The text that Prometheus scrapes. What has no series yet is announced all the same, so that everybody can see what
+    /// there is to count.
     pub fn exposition(&self) -> String {
         let mut text = String::new();
-        let encoded = prometheus::TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text);
-        if encoded.is_err() {
+        let families = self.registry.gather();
+        if prometheus::TextEncoder::new().encode_utf8(&families, &mut text).is_err() {
             text.clear();
+        }
+        for Announced { name, help, kind } in &*self.announced {
+            if !families.iter().any(|family| family.name() == name) {
+                let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+            }
         }
         text
     }
@@ -423,37 +453,55 @@ fn method_label(method: &http::Method) -> &'static str {
     }
 }
 
+/// What a metric is, beside its series.
+#[derive(Debug)]
+struct Announced {
+    name: String,
+    help: String,
+    kind: &'static str,
+}
+
+/// Where metrics are registered while they are made.
+#[derive(Default)]
+struct Registry {
+    registry: prometheus::Registry,
+    announced: RefCell<Vec<Announced>>,
+}
+
+impl Registry {
+    fn register<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>, kind: &'static str) -> C {
+        let collector = made.expect("metric names and labels are constants");
+        self.registry.register(Box::new(collector.clone())).expect("each metric is registered once");
+        let described = collector.desc().into_iter();
+        let new = described.map(|of| Announced { name: of.fq_name.clone(), help: of.help.clone(), kind });
+        self.announced.borrow_mut().extend(new);
+        collector
+    }
+}
+
+fn options(name: &str, help: &str) -> Opts {
+    Opts::new(format!("tollgate_{name}"), help)
+}
+
 fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    let vec = IntCounterVec::new(Opts::new(format!("tollgate_{name}"), help), labels)
-        .expect("metric names and labels are constants");
-    registry.register(Box::new(vec.clone())).expect("each metric is registered once");
-    vec
+    registry.register(IntCounterVec::new(options(name, help), labels), "counter")
 }
 
 fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
-    let counter = IntCounter::new(format!("tollgate_{name}"), help).expect("metric names are constants");
-    registry.register(Box::new(counter.clone())).expect("each metric is registered once");
-    counter
+    registry.register(IntCounter::with_opts(options(name, help)), "counter")
 }
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
-    let gauge = IntGauge::new(format!("tollgate_{name}"), help).expect("metric names are constants");
-    registry.register(Box::new(gauge.clone())).expect("each metric is registered once");
-    gauge
+    registry.register(IntGauge::with_opts(options(name, help)), "gauge")
 }
 
 fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-    let vec = IntGaugeVec::new(Opts::new(format!("tollgate_{name}"), help), labels)
-        .expect("metric names and labels are constants");
-    registry.register(Box::new(vec.clone())).expect("each metric is registered once");
-    vec
+    registry.register(IntGaugeVec::new(options(name, help), labels), "gauge")
 }
 
 fn histograms(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
-    let options = HistogramOpts::new(format!("tollgate_{name}"), help).buckets(SECONDS.to_vec());
-    let vec = HistogramVec::new(options, labels).expect("metric names and labels are constants");
-    registry.register(Box::new(vec.clone())).expect("each metric is registered once");
-    vec
+    let options = HistogramOpts::from(options(name, help)).buckets(SECONDS.to_vec());
+    registry.register(HistogramVec::new(options, labels), "histogram")
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! tokens, and clients that send whatever bytes they are told.
 
 pub mod browser;
+pub mod checker;
 pub mod chromium;
 pub mod command;
 pub mod frames;
