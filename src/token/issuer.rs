@@ -72,7 +72,7 @@ impl KeyLocation {
 /// `[issuers.NAME.introspection]` (RFC 7662).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IntrospectionSettings {
-    /// The `iss` of its JWTs; absent: none of its tokens is a JWT.
+    /// The `iss` of its JWTs, and of answers that name one; absent: none of its tokens is a JWT.
     pub issuer: Option<String>,
     /// How its opaque tokens begin; may be empty.
     pub token_prefix: String,

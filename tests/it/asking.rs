@@ -550,6 +550,10 @@ fn x4_verified_here_and_then_introspected() {
         }
     }
     wrong.eq("one call for each token", endpoint.count(), 6);
+    // Whatever else it says, it speaks of a token of somebody else.
+    let foreign = token("foreign");
+    endpoint.knows(&foreign, &json!({"scope": "read write", "iss": "https://other.test"}));
+    wrong.eq("the answer names another issuer", judge(&site, "/write", &foreign), BAD.to_owned());
     let before = endpoint.count();
     let expired = site.mint.token(&json!({"exp": now() - 120}));
     let forged = Mint::new().scoped("read");

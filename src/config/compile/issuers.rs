@@ -71,7 +71,7 @@ impl Compiler<'_> {
             }
             let has_jwt = !jwt.is_absent();
             let jwt = jwt.given().map(|at| self.jwt(&name, at));
-            let verified = jwt.as_ref().and_then(|jwt| jwt.as_ref()).map(|jwt| &jwt.claims);
+            let verified = jwt.as_ref().and_then(|jwt| jwt.as_ref());
             let introspection =
                 introspection.given().map(|at| self.introspection(&name, at, has_jwt, verified, embedded.is_some()));
             // Whatever is missing here was reported.
@@ -141,7 +141,7 @@ impl Compiler<'_> {
         name: &str,
         at: At<model::Introspection>,
         has_jwt: bool,
-        verified: Option<&ClaimRules>,
+        verified: Option<&JwtSettings>,
         has_server: bool,
     ) -> Option<IntrospectionSettings> {
         let model::Introspection {
@@ -199,7 +199,7 @@ impl Compiler<'_> {
         let claims = match (has_jwt, verified) {
             // What is wrong there was reported there.
             (true, None) => None,
-            (_, verified) => Some(self.claims(name, at.span, claims, verified, &[])),
+            (_, verified) => Some(self.claims(name, at.span, claims, verified.map(|jwt| &jwt.claims), &[])),
         };
         if let Some(long) = cache_ttl.as_ref().filter(|at| at.value.0 > LONG_CACHE) {
             self.report.warning(
@@ -213,7 +213,8 @@ impl Compiler<'_> {
         let cache_entries = self.count(cache_entries, "cache_entries", 100_000, 1..=100_000_000);
         let concurrency = self.count(concurrency, "concurrency", 64, 1..=10_000);
         Some(IntrospectionSettings {
-            issuer: issuer.given().map(|at| at.value),
+            // That of the `jwt` table, which is the same where both are written: an answer of another issuer is refused.
+            issuer: issuer.given().map(|at| at.value).or_else(|| verified.map(|jwt| jwt.issuer.clone())),
             token_prefix: token_prefix.or_default(),
             url: url?,
             client_id: client_id?.value,
