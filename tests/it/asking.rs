@@ -14,7 +14,7 @@ use crate::support::mint::{AUDIENCE, ISSUER, Key, Mint, compact, hmac_sha256, me
 use crate::support::server::basic;
 use crate::support::tls::{self, Authority};
 use crate::support::upstream::{Exchange, Recorded};
-use crate::support::{Gate, RecordingUpstream, Req, Response, Site, Wrong, field, send};
+use crate::support::{Gate, RecordingUpstream, Req, Response, Site, Wrong, field, send, until};
 
 const LEGACY: &str = "https://legacy.test";
 const SECRET: &str = "s:cret/of the gateway";
@@ -396,14 +396,6 @@ fn class_46_an_answer_counts_for_a_bounded_time() {
     until("the refusal is seen", || judge(&site, "/any", "t") == BAD);
     endpoint.knows("t", &json!({}));
     until("the refusal is forgotten", || judge(&site, "/any", "t") == "200");
-}
-
-fn until(what: &str, ready: impl Fn() -> bool) {
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while !ready() {
-        assert!(std::time::Instant::now() < end, "{what}: not within 20 s");
-        thread::sleep(std::time::Duration::from_millis(20));
-    }
 }
 
 #[test]
