@@ -94,6 +94,13 @@ impl Compiler<'_> {
                         "name the networks of your own proxies: `trusted_proxies = [\"10.0.0.0/8\"]`",
                     );
                 }
+                Ok(IpNet::V6(network)) if network.addr().to_ipv4_mapped().is_some() => {
+                    self.report.error(
+                        at.span,
+                        format!("`{}` stands for IPv4 addresses", at.value),
+                        "write them as such: `\"10.0.0.0/8\"` instead of `\"::ffff:10.0.0.0/104\"`",
+                    );
+                }
                 Ok(network) => networks.push(network.trunc()),
                 Err(_) => {
                     self.report.error(
