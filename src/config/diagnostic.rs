@@ -8,7 +8,9 @@ use std::sync::Arc;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
-/// One file of the configuration and its text.
+use super::redaction;
+
+/// One file of the configuration and its text as it may be shown: with stars where secrets stand.
 #[derive(Debug)]
 pub(super) struct Source {
     /// As it is named in messages.
@@ -16,6 +18,21 @@ pub(super) struct Source {
     /// Relative paths in it start here.
     pub(super) base: PathBuf,
     pub(super) text: String,
+}
+
+impl Source {
+    /// Prints stars in place of what stands at `places`.
+    fn masked(&self, places: impl Iterator<Item = Range<usize>>) -> Self {
+        let mut bytes = self.text.clone().into_bytes();
+        for place in places.flatten() {
+            // Quotes and line breaks stay, so that lines keep their numbers and the text its look.
+            if let Some(byte) = bytes.get_mut(place).filter(|byte| !matches!(byte, b'"' | b'\'' | b'\n' | b'\r')) {
+                *byte = b'*';
+            }
+        }
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Self { path: self.path.clone(), base: self.base.clone(), text }
+    }
 }
 
 /// A place in one of the files of a [`Report`].
@@ -183,8 +200,9 @@ impl std::error::Error for Diagnostics {}
 
 impl Report {
     /// Takes a file in; spans name it by the number that is returned.
-    pub(super) fn add_source(&mut self, path: PathBuf, base: PathBuf, text: String) -> usize {
-        self.sources.push(Arc::new(Source { path, base, text }));
+    pub(super) fn add_source(&mut self, path: PathBuf, base: PathBuf, text: &str) -> usize {
+        let source = Source { path, base, text: text.to_owned() };
+        self.sources.push(Arc::new(source.masked(redaction::secrets(text).into_iter())));
         self.sources.len() - 1
     }
 
@@ -192,7 +210,7 @@ impl Report {
         self.sources[file].clone()
     }
 
-    /// The text at `span`.
+    /// The text at `span`, as it may be shown.
     pub(super) fn text(&self, span: Span) -> &str {
         self.sources[span.file].text.get(span.start..span.end).unwrap_or_default()
     }
@@ -299,16 +317,7 @@ impl Report {
         if hidden.peek().is_none() {
             return Arc::clone(source);
         }
-        let mut bytes = source.text.clone().into_bytes();
-        for place in hidden.flat_map(|span| span.start..span.end) {
-            // Quotes and line breaks stay, so that lines keep their numbers and the text its look.
-            if let Some(byte) = bytes.get_mut(place).filter(|byte| !matches!(byte, b'"' | b'\'' | b'\n' | b'\r')) {
-                *byte = b'*';
-            }
-        }
-        let Source { path, base, .. } = &**source;
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        Arc::new(Source { path: path.clone(), base: base.clone(), text })
+        Arc::new(source.masked(hidden.map(|span| span.start..span.end)))
     }
 
     fn push(&mut self, severity: Severity, code: Code, at: Span, message: String, help: String) -> &mut Diagnostic {
