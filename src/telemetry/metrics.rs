@@ -40,6 +40,8 @@ pub struct Metrics {
     pub limits_reached: IntCounterVec,
     /// `listener`, `certificate` (its place in the list, from 1).
     pub certificate_not_after: IntGaugeVec,
+    /// Panics: each is a bug, and ended a connection or a background task.
+    pub panics: IntCounter,
     /// Log lines that were dropped because they came faster than they could be written.
     pub log_lines_dropped: IntCounter,
     /// `grant`, `client`.
@@ -118,6 +120,7 @@ impl Metrics {
                 "end of validity, in seconds since 1970",
                 &["listener", "certificate"],
             ),
+            panics: counter(&registry, "panics_total", "panics, each of which is a bug"),
             log_lines_dropped: counter(
                 &registry,
                 "log_lines_dropped_total",

@@ -17,6 +17,7 @@ mod clients;
 mod code;
 mod config;
 mod conformance;
+mod crash;
 mod edges;
 mod guessing;
 mod harness;
