@@ -32,6 +32,7 @@ mod proxy;
 mod refresh;
 mod revocation;
 mod routing;
+mod secrets;
 mod support;
 mod token_endpoint;
 mod upstream;

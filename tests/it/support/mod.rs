@@ -10,6 +10,7 @@ pub mod http;
 pub mod metrics;
 pub mod mint;
 pub mod public;
+pub mod secrets;
 pub mod server;
 pub mod site;
 pub mod tls;
