@@ -23,15 +23,25 @@ pub(super) struct Source {
 impl Source {
     /// Prints stars in place of what stands at `places`.
     fn masked(&self, places: impl Iterator<Item = Range<usize>>) -> Self {
-        let mut bytes = self.text.clone().into_bytes();
-        for place in places.flatten() {
-            // Quotes and line breaks stay, so that lines keep their numbers and the text its look.
-            if let Some(byte) = bytes.get_mut(place).filter(|byte| !matches!(byte, b'"' | b'\'' | b'\n' | b'\r')) {
-                *byte = b'*';
+        let mut text = self.text.clone();
+        for place in places {
+            if let Some(stars) = text.get(place.clone()).map(|secret| secret.chars().map(star).collect::<String>()) {
+                text.replace_range(place, &stars);
             }
         }
-        let text = String::from_utf8_lossy(&bytes).into_owned();
         Self { path: self.path.clone(), base: self.base.clone(), text }
+    }
+}
+
+/// What is shown of a character of a secret: as long in bytes, so that every place stays where it is. Quotes and line
+/// breaks stay, so that lines keep their numbers and the text its look.
+fn star(c: char) -> char {
+    match (c, c.len_utf8()) {
+        ('"' | '\'' | '\n' | '\r', _) => c,
+        (_, 1) => '*',
+        (_, 2) => '\u{b7}',
+        (_, 3) => '\u{2022}',
+        _ => '\u{1f784}',
     }
 }
 
@@ -379,6 +389,19 @@ fn distance(left: &str, right: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_stays_where_it_is_behind_a_secret() {
+        let text = "value = \"p\u{e4}\u{20ac}\u{1f600}\", x = 1";
+        let mut report = Report::default();
+        let file = report.add_source(PathBuf::from("t.toml"), PathBuf::new(), text);
+        let start = text.find('x').expect("there");
+        report.error(Span { file, start, end: start + 1 }, "wrong", "mend it");
+        let found = report.finish().remove(0);
+        assert_eq!(found.line_column(), Some((1, 17)));
+        let shown = found.render(false);
+        assert!(shown.contains("\"*\u{b7}\u{2022}\u{1f784}\", x = 1"), "{shown}");
+    }
 
     #[test]
     fn the_nearest_name_is_suggested_and_a_distant_one_is_not() {

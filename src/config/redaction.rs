@@ -36,7 +36,9 @@ fn length(value: &str) -> usize {
         while let Some(end) = inside[from..].find(quotes).map(|end| from + end).filter(|end| *end < bound) {
             let escapes = inside[..end].bytes().rev().take_while(|byte| *byte == b'\\').count();
             if quotes.starts_with('\'') || escapes % 2 == 0 {
-                return end + 2 * quotes.len();
+                let end = end + 2 * quotes.len();
+                // Nothing may follow; if something does, it belongs to it.
+                return end + bare(&value[end..]);
             }
             from = end + 1;
         }
@@ -45,6 +47,10 @@ fn length(value: &str) -> usize {
     if value.starts_with('[') {
         return value.find(']').map_or(line, |end| end + 1);
     }
+    bare(value)
+}
+
+fn bare(value: &str) -> usize {
     value.find([' ', '\t', ',', '}', ']', '#', '\n', '\r']).unwrap_or(value.len())
 }
 
@@ -65,6 +71,7 @@ mod tests {
             (r#"hash = "hunter2" hash = "sha256:00""#, &[r#""hunter2""#]),
             (r#"secret = { file = "a" } token_prefix = "b" end_with_token = true ="#, &[]),
             (r#"my_token = "a" x.secret=b"#, &["\"a\"", "b"]),
+            (r#"value = ""a"b, c"#, &[r#"""a"b"#]),
             ("value =", &[""]),
         ] {
             let places = secrets(text);
