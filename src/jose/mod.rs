@@ -8,7 +8,7 @@ mod signing;
 pub use json::{JsonError, parse_object};
 pub use jws::{Malformed, UnverifiedJws};
 pub use key_set::{KeySet, KeySetError, VerifyingKey};
-pub use signing::{SigningError, SigningKey};
+pub use signing::{SigningError, SigningKey, pem};
 
 /// The signature algorithms that are understood (RFC 7518 section 3.1, RFC 8037). None of them is symmetric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -18,6 +18,7 @@ mod code;
 mod config;
 mod conformance;
 mod crash;
+mod dependencies;
 mod edges;
 mod guessing;
 mod harness;
