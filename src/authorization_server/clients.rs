@@ -293,7 +293,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-fn basic_candidates(header: &[u8]) -> Result<Vec<(String, Secret<String>)>, &'static str> {
+pub(super) fn basic_candidates(header: &[u8]) -> Result<Vec<(String, Secret<String>)>, &'static str> {
     if header.len() > 4 * MAX_CREDENTIAL {
         return Err("credentials are too long");
     }

@@ -5,6 +5,8 @@
 
 mod compile;
 mod diagnostic;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod model;
 mod reader;
 mod redaction;

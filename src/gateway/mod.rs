@@ -4,6 +4,8 @@
 pub mod assemble;
 mod exchange;
 pub mod explain;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod head;
 pub mod plan;
 mod reject;

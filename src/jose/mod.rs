@@ -1,5 +1,7 @@
 //! JOSE: algorithms, JWK sets, signing and verifying of compact JWS (RFC 7515, 7517, 7518). No policy on claims.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod json;
 mod jws;
 mod key_set;

@@ -1,6 +1,8 @@
 //! From listener, host and path to whatever is configured there; knows nothing of what that is. The most specific pattern
 //! wins and the order of insertion never matters: host class first, then segment by segment literal, `{name}`, `**`.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod path;
 
 use std::collections::HashMap;

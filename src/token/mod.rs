@@ -3,6 +3,8 @@
 
 mod bearer;
 mod cache;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod jwks;
 mod jwt;
 
