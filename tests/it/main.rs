@@ -35,5 +35,6 @@ mod revocation;
 mod routing;
 mod secrets;
 mod support;
+mod threat_model;
 mod token_endpoint;
 mod upstream;
