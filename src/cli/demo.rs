@@ -17,6 +17,7 @@ use super::run::Running;
 use super::{Outcome, print};
 use crate::authorization_server::{generate_secret, hash_password};
 use crate::config;
+use crate::jose::pem;
 use crate::telemetry::log::{self, Sink};
 use crate::telemetry::metrics::Metrics;
 
@@ -104,8 +105,8 @@ fn write_files(folder: &Path, port: u16, admin_port: u16, api_port: u16, secret_
     for (name, text) in [
         ("tollgate.toml", config),
         ("users.toml", users),
-        ("demo.crt", certified.cert.pem()),
-        ("demo.key", certified.signing_key.serialize_pem()),
+        ("demo.crt", pem("CERTIFICATE", certified.cert.der()).expose().clone()),
+        ("demo.key", pem("PRIVATE KEY", certified.signing_key.serialized_der()).expose().clone()),
     ] {
         std::fs::write(folder.join(name), text).with_context(|| format!("cannot write {name}"))?;
     }

@@ -3,6 +3,7 @@
 mod check;
 mod client_secret;
 mod completions;
+mod crash;
 mod demo;
 mod explain;
 mod hash_password;

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::reload::{FileWatch, Fixed};
-use super::{ConfigArgument, Outcome};
+use super::{ConfigArgument, Outcome, complain, crash};
 use crate::admin::{Admin, Control, ReloadRequest};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -29,13 +29,22 @@ const FILES: Duration = Duration::from_secs(1);
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
+    /// Let the process be dumped and traced by its own user. Its memory holds keys, tokens and passwords
+    #[arg(long, env = "TOLLGATE_ALLOW_CORE_DUMPS")]
+    allow_core_dumps: bool,
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
+    if !arguments.allow_core_dumps
+        && let Err(error) = crash::forbid_dumps()
+    {
+        complain(&format!("tollgate: core dumps cannot be forbidden: {error}\n"));
+    }
     let Some(config) = arguments.config.load() else { return Ok(Outcome::Failed) };
     let metrics = Metrics::new();
     let sink = Sink::standard_output(metrics.log_lines_dropped.clone()).context("cannot start the log")?;
     log::install(&config.log, &sink);
+    crash::log_panics(metrics.panics.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let outcome = runtime.block_on(async {
         let watch = FileWatch::new(arguments.config.path(), config.files.clone());

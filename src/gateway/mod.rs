@@ -5,6 +5,8 @@ pub mod assemble;
 mod cors;
 mod exchange;
 pub mod explain;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod head;
 pub mod plan;
 mod rate_limit;

@@ -96,7 +96,8 @@ fn address(text: &str) -> Option<IpAddr> {
 }
 
 /// Writes the forwarding fields for the upstream. `peer` is the far end of the connection, `peer_text` the same as a value;
-/// what a trusted proxy said is kept and added to, what anybody else said is gone.
+/// what a trusted proxy said is kept and added to, what anybody else said is gone. Whichever field an upstream reads, it
+/// finds the same hops.
 pub fn rewrite(
     headers: &mut HeaderMap,
     origin: &Origin,
@@ -104,7 +105,9 @@ pub fn rewrite(
     peer_text: &HeaderValue,
     host: Option<&HeaderValue>,
 ) {
-    if !origin.trusted {
+    if origin.trusted {
+        agree(headers);
+    } else {
         let said: Vec<HeaderName> = headers.keys().filter(|name| is_forwarding(name)).cloned().collect();
         for name in said {
             headers.remove(name);
@@ -126,6 +129,24 @@ pub fn rewrite(
     }
 }
 
+/// One kind of field was believed (see `hops`). The others may be a caller's, whom a proxy that does not know them let
+/// through: they are written anew from it.
+fn agree(headers: &mut HeaderMap) {
+    let hops = hops(headers);
+    let list = |write: fn(IpAddr) -> String| {
+        let words: Vec<_> = hops.iter().map(|hop| hop.map_or("unknown".to_owned(), write)).collect();
+        value(&words.join(", ")).filter(|list| !list.is_empty())
+    };
+    let by_address = headers.contains_key(X_FORWARDED_FOR);
+    if by_address || !headers.contains_key(FORWARDED) {
+        headers.remove(FORWARDED);
+        headers.extend(list(|address| format!("for={}", node(address))).map(|list| (FORWARDED, list)));
+    }
+    if !by_address {
+        headers.extend(list(|address| address.to_string()).map(|list| (X_FORWARDED_FOR, list)));
+    }
+}
+
 /// Adds to a comma-separated list, as one field line.
 fn append(headers: &mut HeaderMap, name: HeaderName, last: HeaderValue) {
     let before: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
@@ -138,10 +159,7 @@ fn append(headers: &mut HeaderMap, name: HeaderName, last: HeaderValue) {
 }
 
 fn element(peer: IpAddr, host: Option<&HeaderValue>, https: bool) -> HeaderValue {
-    let node = match peer {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("\"[{address}]\""),
-    };
+    let node = node(peer);
     let proto = if https { "https" } else { "http" };
     let host = host.filter(|host| is_host(host)).and_then(|host| host.to_str().ok());
     let text = match host {
@@ -151,6 +169,14 @@ fn element(peer: IpAddr, host: Option<&HeaderValue>, https: bool) -> HeaderValue
         None => format!("for={node};proto={proto}"),
     };
     value(&text).unwrap_or(HeaderValue::from_static("for=unknown"))
+}
+
+/// An address as `Forwarded` writes it.
+fn node(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("\"[{address}]\""),
+    }
 }
 
 /// A name or an address, with or without a port, as far as its characters tell.
