@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
 use super::run::Running;
+use super::takeover::Heritage;
 use super::{Outcome, print};
 use crate::authorization_server::{generate_secret, hash_password};
 use crate::config;
@@ -53,9 +54,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         let metrics = Metrics::new();
         let sink = Sink::standard_output(metrics.log_lines_dropped.clone()).context("cannot start the log")?;
         log::install(&config.log, &sink);
-        let running = Running::start(config, None, &metrics, &sink).await?;
+        let running = Running::start(config, None, Heritage::default(), &metrics, &sink).await?;
         print(&introduction(folder.path(), port, admin_port, secret.expose()))?;
-        let outcome = running.until_stopped().await;
+        let outcome = running.until_stopped(None).await;
         sink.flush();
         outcome
     })

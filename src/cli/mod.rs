@@ -13,6 +13,7 @@ mod reload;
 mod routes;
 mod run;
 mod schema;
+mod takeover;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};

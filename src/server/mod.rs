@@ -6,6 +6,7 @@ mod connection;
 mod deadline;
 mod framing;
 mod guard;
+mod inherited;
 mod stream;
 mod strict;
 
@@ -27,6 +28,8 @@ use crate::gateway::{Gateway, Worker};
 use crate::net::{BaseUrl, TrustedProxies};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Certificates, TlsError};
+
+pub use inherited::Inherited;
 
 use announced::{Peer, Refused};
 use connection::Listener;
@@ -92,8 +95,12 @@ const UPKEEP: Duration = Duration::from_secs(15);
 /// How often certificate files are looked at.
 const CERTIFICATES: Duration = Duration::from_secs(2);
 
-/// A socket that listens.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// A socket that listens: one that is open already, or a new one.
+pub fn listen(listener: &str, address: SocketAddr, inherited: &mut Inherited) -> io::Result<TcpListener> {
+    if let Some(socket) = inherited.take(listener, address) {
+        socket.set_nonblocking(true)?;
+        return Ok(socket);
+    }
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -126,9 +133,10 @@ impl Bound {
         settings: Vec<ListenerSettings>,
         limits: &Limits,
         former: &[Self],
+        inherited: &mut Inherited,
         metrics: &Metrics,
     ) -> Result<Vec<Self>, ServerError> {
-        let bind = |(index, settings)| Self::new(index, settings, limits, former, metrics);
+        let bind = |(index, settings)| Self::new(index, settings, limits, former, inherited, metrics);
         settings.into_iter().enumerate().map(bind).collect()
     }
 
@@ -137,6 +145,7 @@ impl Bound {
         settings: ListenerSettings,
         limits: &Limits,
         former: &[Self],
+        inherited: &mut Inherited,
         metrics: &Metrics,
     ) -> Result<Self, ServerError> {
         let ListenerSettings { name, address, tls, redirect_to_https, proxy_protocol } = settings.clone();
@@ -156,7 +165,7 @@ impl Bound {
             Some(own) => Arc::clone(&own.socket),
             None => {
                 let failed = |source| ServerError::Bind { listener: Arc::clone(&name), address, source };
-                let socket = listen(address).map_err(failed)?;
+                let socket = listen(&name, address, inherited).map_err(failed)?;
                 let local = socket.local_addr().map_err(failed)?;
                 tracing::info!(event = "listener.ready", listener = &*name, address = %local, tls = tls.is_some());
                 Arc::new(socket)
@@ -290,12 +299,18 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Binds the listeners of `settings`; those that `running` has already are shared with it.
-    pub fn new(settings: Settings, running: Option<&Server>, metrics: &Metrics) -> Result<Self, ServerError> {
+    /// Binds the listeners of `settings`; those that `running` has already are shared with it, those that were open before
+    /// the process began are taken from `inherited`.
+    pub fn new(
+        settings: Settings,
+        running: Option<&Server>,
+        inherited: &mut Inherited,
+        metrics: &Metrics,
+    ) -> Result<Self, ServerError> {
         let Settings { public_url: _, trusted_proxies, workers, limits, listeners } = settings;
         let generation = running.map(|running| Arc::clone(&running.generation.borrow()));
         let former = generation.as_ref().map_or(&[][..], |generation| &generation.bound);
-        let bound = Bound::bind(listeners, &limits, former, metrics)?;
+        let bound = Bound::bind(listeners, &limits, former, inherited, metrics)?;
         Ok(Self { bound, limits, trusted_proxies, workers })
     }
 
@@ -338,6 +353,11 @@ impl Server {
         self.generation.send_replace(Arc::new(Generation { gateway, bound }));
     }
 
+    /// Whether every worker still runs.
+    pub fn is_alive(&self) -> bool {
+        self.threads.iter().all(|thread| !thread.is_finished())
+    }
+
     /// The number of threads that serve.
     pub fn workers(&self) -> usize {
         self.threads.len()
@@ -346,6 +366,14 @@ impl Server {
     /// The certificates that are served, for whoever looks after replaced files.
     pub fn certificates(&self) -> Watched {
         self.certificates.clone()
+    }
+
+    /// The sockets that listen, each with its listener and the address in the configuration.
+    pub fn sockets(&self) -> Vec<(Arc<str>, SocketAddr, Arc<TcpListener>)> {
+        let generation = self.generation.borrow();
+        let socket =
+            |bound: &Bound| (Arc::clone(&bound.settings.name), bound.settings.address, Arc::clone(&bound.socket));
+        generation.bound.iter().map(socket).collect()
     }
 
     /// Stops accepting and waits for what runs, at most for the drain time-out. Gives the number of connections cut off.

@@ -54,4 +54,5 @@ mod smuggling;
 mod support;
 mod threat_model;
 mod token_endpoint;
+mod upgrade;
 mod upstream;
