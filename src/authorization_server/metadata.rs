@@ -23,6 +23,10 @@ impl AuthorizationServer {
         self.public_document(method, JWKS_MAX_AGE, &self.public_keys().current().jwks)
     }
 
+    pub(super) fn upstream_jwks_endpoint(&self, method: &Method) -> Response<Bytes> {
+        self.public_document(method, JWKS_MAX_AGE, &json!({ "keys": self.settings().upstream_keys }))
+    }
+
     /// A document anybody may read from anywhere, and keep for a while.
     fn public_document(&self, method: &Method, max_age: Duration, body: &Value) -> Response<Bytes> {
         if !matches!(*method, Method::GET | Method::HEAD) {

@@ -89,6 +89,8 @@ pub struct Settings {
     pub lockout: Lockout,
     /// A folder of pages that replace the built-in ones.
     pub templates: Option<PathBuf>,
+    /// Public JWKs of the keys under which routes tell upstreams who calls.
+    pub upstream_keys: Vec<serde_json::Value>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

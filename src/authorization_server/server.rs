@@ -54,6 +54,8 @@ pub enum Endpoint {
     Revoke,
     Introspect,
     Jwks,
+    /// The keys under which upstreams are told who calls.
+    UpstreamJwks,
     Metadata,
     /// A path below the server's own that is nothing.
     Unknown,
@@ -72,6 +74,7 @@ impl Endpoint {
             Self::Revoke => "revoke",
             Self::Introspect => "introspect",
             Self::Jwks => "jwks",
+            Self::UpstreamJwks => "upstream-jwks",
             Self::Metadata => "metadata",
             Self::Unknown => "unknown",
         }
@@ -167,6 +170,7 @@ impl AuthorizationServer {
                 "/revoke" => return Some(Endpoint::Revoke),
                 "/introspect" => return Some(Endpoint::Introspect),
                 "/jwks" => return Some(Endpoint::Jwks),
+                "/upstream-jwks" => return Some(Endpoint::UpstreamJwks),
                 _ if rest.starts_with('/') => return Some(Endpoint::Unknown),
                 _ => {}
             }
@@ -206,6 +210,7 @@ impl AuthorizationServer {
             Endpoint::Revoke => Box::pin(self.revocation_endpoint(request, caller)).await,
             Endpoint::Introspect => Box::pin(self.introspection_endpoint(request, caller)).await,
             Endpoint::Jwks => self.jwks_endpoint(request.method()),
+            Endpoint::UpstreamJwks => self.upstream_jwks_endpoint(request.method()),
             Endpoint::Metadata => self.metadata_endpoint(request.method()),
             Endpoint::Unknown => not_found(caller.request_id),
         };

@@ -697,8 +697,10 @@ words! {
 table! {
     AuthorizationTable, "a table" {
         basic: BasicCredentials,
+        /// A token of the gateway's own.
         bearer: Secret,
-        signed_jwt: Object,
+        /// A JWT that tells who calls.
+        signed_jwt: SignedJwt,
     }
 }
 
@@ -707,6 +709,24 @@ table! {
     BasicCredentials, "a table such as `{ username = \"gateway\", password = { file = \"path\" } }`" {
         username: String,
         password: Secret,
+    }
+}
+
+table! {
+    #[schemars(extend("required" = ["key", "audience"]))]
+    SignedJwt, "a table such as `{ key = \"keys/upstream.pem\", audience = \"orders\" }`" {
+        /// A file with the private key, PKCS#8 in PEM: `tollgate keygen`.
+        key: String,
+        /// RS256, PS256, ES256, EdDSA and their like. Default: "ES256".
+        algorithm: String,
+        /// Its `iss`. Default: server.public_url.
+        issuer: String,
+        /// Its `aud`: the upstream, by a name that no issuer's tokens are for.
+        audience: String,
+        /// At most, and never longer than the caller's token. Default: "5m".
+        lifetime: Interval,
+        /// More claims, with placeholders as in `headers`; one that is a claim alone keeps its type.
+        claims: Map<String>,
     }
 }
 

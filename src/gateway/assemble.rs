@@ -61,7 +61,7 @@ pub async fn assemble(
     let Context { metrics, clock, access_log, limits } = context;
     let mut background: Vec<Background> = Vec::new();
     let managed = Managed::new(plan.routes.iter().map(|route| &route.forward));
-    let routes = route::Routes::new(&plan, &metrics).map_err(|(one, other)| AssembleError::Tie(one, other))?;
+    let routes = route::Routes::new(&plan, &metrics, &clock).map_err(|(one, other)| AssembleError::Tie(one, other))?;
     let Plan {
         public_url,
         trusted_proxies,

@@ -77,7 +77,7 @@ impl Rules {
         let issuers = plan.issuers.clone();
         let (upstreams, trusted_proxies) = (plan.upstreams.clone(), plan.trusted_proxies.clone());
         let realm = plan.public_url.as_str().to_owned();
-        let routes = Routes::new(plan, &Metrics::new())?;
+        let routes = Routes::new(plan, &Metrics::new(), &crate::clock::Clock::system())?;
         Ok(Self { routes, issuers, upstreams, trusted_proxies, realm })
     }
 
@@ -271,10 +271,14 @@ impl Rules {
             HostHeader::Literal(host) => String::from_utf8_lossy(host.as_bytes()).into_owned(),
         };
         told.line(format!("  host: {host}"));
-        let authorization = match forward.authorization {
-            UpstreamAuthorization::Strip => "removed",
-            UpstreamAuthorization::Pass => "as the caller sent it",
-            UpstreamAuthorization::Basic(_) => "Basic, with the configured credentials",
+        let authorization = match (&forward.authorization, token) {
+            (UpstreamAuthorization::Strip, _) | (UpstreamAuthorization::SignedJwt(_), None) => "removed".to_owned(),
+            (UpstreamAuthorization::Pass, _) => "as the caller sent it".to_owned(),
+            (UpstreamAuthorization::Basic(_), _) => "Basic, with the configured credentials".to_owned(),
+            (UpstreamAuthorization::Bearer(_), _) => "Bearer, with the configured token".to_owned(),
+            (UpstreamAuthorization::SignedJwt(jwt), Some(_)) => {
+                format!("Bearer, with a JWT for `{}` under the key {}", jwt.audience, jwt.key.kid())
+            }
         };
         told.line(format!("  authorization: {authorization}"));
         for (name, template) in &forward.headers {

@@ -226,5 +226,5 @@ fn route(access: Access) -> Route {
     };
     thread_local!(static METRICS: Metrics = Metrics::new());
     let metrics = METRICS.with(|metrics| metrics.route(&plan.name));
-    Route { plan, metrics, allow: HeaderValue::from_static("GET"), rate_limit: None }
+    Route { plan, metrics, allow: HeaderValue::from_static("GET"), rate_limit: None, upstream_jwts: None }
 }

@@ -14,6 +14,7 @@ mod reject;
 mod route;
 mod transform;
 mod tunnel;
+mod upstream_jwt;
 
 use std::net::IpAddr;
 use std::sync::Arc;

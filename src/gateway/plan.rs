@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
+use crate::jose::SigningKey;
 use crate::limits::Rate;
 use crate::net::{BaseUrl, TrustedProxies};
 use crate::policy::{Access, Addresses};
@@ -181,7 +182,7 @@ pub enum HostHeader {
 }
 
 /// What stands in `Authorization` of the forwarded request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub enum UpstreamAuthorization {
     /// Nothing.
     #[default]
@@ -190,6 +191,25 @@ pub enum UpstreamAuthorization {
     Pass,
     /// `Basic …` with configured credentials, ready to send and marked sensitive.
     Basic(HeaderValue),
+    /// `Bearer …` with a configured token, likewise.
+    Bearer(HeaderValue),
+    /// `Bearer …` with a JWT that is made for the caller; nothing for a caller without a token.
+    SignedJwt(Arc<SignedJwt>),
+}
+
+/// `typ` of the JWTs that upstreams are sent. No issuer's access tokens may have it.
+pub const UPSTREAM_JWT_TYP: &str = "upstream+jwt";
+
+/// `signed_jwt` of a route.
+#[derive(Debug)]
+pub struct SignedJwt {
+    pub key: SigningKey,
+    pub issuer: String,
+    pub audience: String,
+    /// Never beyond the caller's token.
+    pub lifetime: Duration,
+    /// Beside `iss`, `aud`, `iat`, `exp`, `sub`, `client_id` and `scope`.
+    pub claims: Vec<(Box<str>, Template)>,
 }
 
 /// A header value with placeholders: `"user {sub}"` is `[Text("user "), Sub]`.

@@ -51,6 +51,8 @@ pub enum Reject {
     RateLimited { retry_after: u64 },
     #[error("a claim cannot stand in the header {0}")]
     UnfitClaim(http::HeaderName),
+    #[error("the JWT for the upstream cannot be signed")]
+    Signing,
     #[error("{0}")]
     Body(BodyError),
     #[error("the upstream refused to switch protocols as asked")]
@@ -84,6 +86,7 @@ impl Reject {
             Self::Forbidden => "forbidden",
             Self::RateLimited { .. } => "rate_limited",
             Self::UnfitClaim(_) => "unfit_claim",
+            Self::Signing => "signing",
             Self::Body(BodyError::TooLarge) => "body_too_large",
             Self::Body(BodyError::Timeout) => "body_timeout",
             Self::Body(BodyError::Aborted) => "body_aborted",
@@ -117,6 +120,7 @@ impl Reject {
                 BodyError::Timeout => StatusCode::REQUEST_TIMEOUT,
                 BodyError::Aborted => StatusCode::BAD_REQUEST,
             },
+            Self::Signing => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Upgrade => StatusCode::BAD_GATEWAY,
             Self::Upstream(error) => match error {
                 SendError::Connect { .. } | SendError::Broken { .. } => StatusCode::BAD_GATEWAY,

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use http::Method;
 
-use super::plan::{Plan, ReservedPaths, RoutePlan};
+use super::plan::{Plan, ReservedPaths, RoutePlan, UpstreamAuthorization};
 use super::rate_limit::RouteLimit;
 use super::reject::Reject;
+use super::upstream_jwt::UpstreamJwts;
+use crate::clock::Clock;
 use crate::limits::Buckets;
 use crate::net::{BaseUrl, is_loopback_host};
 use crate::routing::Table;
@@ -21,6 +23,7 @@ pub struct Route {
     /// `Allow` of a 405.
     pub allow: http::HeaderValue,
     pub rate_limit: Option<RouteLimit>,
+    pub(super) upstream_jwts: Option<UpstreamJwts>,
 }
 
 /// Every route, and the paths that are the authorization server's.
@@ -50,7 +53,7 @@ pub enum Target<'a> {
 impl Routes {
     /// The routes of `plan`. Ties were refused when the plan was compiled; should one be left, the
     /// names of the two routes are the error.
-    pub fn new(plan: &Plan, metrics: &Metrics) -> Result<Self, (Arc<str>, Arc<str>)> {
+    pub fn new(plan: &Plan, metrics: &Metrics, clock: &Clock) -> Result<Self, (Arc<str>, Arc<str>)> {
         let mut table = Table::new(plan.listeners.len());
         let mut routes: Vec<Arc<Route>> = Vec::new();
         let limits = plan.routes.iter().filter_map(|route| route.rate_limit);
@@ -71,6 +74,10 @@ impl Routes {
                     let refused = metrics.rate_limited.with_label_values(&[&*route.name]);
                     RouteLimit::new(limit, index, buckets, refused)
                 }),
+                upstream_jwts: match &route.forward.authorization {
+                    UpstreamAuthorization::SignedJwt(settings) => Some(UpstreamJwts::new(settings, clock.clone())),
+                    _ => None,
+                },
                 metrics: metrics.route(&route.name),
                 allow: allow.unwrap_or(http::HeaderValue::from_static("")),
                 plan: route.clone(),

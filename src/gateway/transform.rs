@@ -139,9 +139,17 @@ pub(super) fn request(
             headers.remove(header::AUTHORIZATION);
         }
         UpstreamAuthorization::Pass => {}
-        UpstreamAuthorization::Basic(credentials) => {
+        UpstreamAuthorization::Basic(credentials) | UpstreamAuthorization::Bearer(credentials) => {
             headers.insert(header::AUTHORIZATION, credentials.clone());
         }
+        UpstreamAuthorization::SignedJwt(settings) => match permit.token().zip(route.upstream_jwts.as_ref()) {
+            Some((token, jwts)) => {
+                headers.insert(header::AUTHORIZATION, jwts.authorization(settings, token)?);
+            }
+            None => {
+                headers.remove(header::AUTHORIZATION);
+            }
+        },
     }
     for (name, template) in &forward.headers {
         if let Some(value) = fill(name, template, permit.token().map(|token| &**token), inbound.request_id)? {

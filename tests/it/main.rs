@@ -56,3 +56,4 @@ mod threat_model;
 mod token_endpoint;
 mod upgrade;
 mod upstream;
+mod upstream_credentials;

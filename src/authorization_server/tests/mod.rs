@@ -246,6 +246,7 @@ fn settings() -> Settings {
         ])],
         lockout: Lockout { failures: 5, window: duration(600), delay: duration(60), address_failures: 50 },
         templates: None,
+        upstream_keys: Vec::new(),
     }
 }
 

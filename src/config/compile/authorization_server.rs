@@ -93,6 +93,8 @@ impl Compiler<'_> {
             users,
             lockout: self.lockout(lockout.or_default()),
             templates: templates.given().and_then(|at| self.templates(&at)),
+            // Of the routes, which are compiled later.
+            upstream_keys: Vec::new(),
         };
         let listeners = self.serving(listeners, names, "the authorization server");
         self.reachable_over_https(&at.span, &settings, server, &listeners, all_listeners);

@@ -1,5 +1,8 @@
 //! `[routes.forward]`: what the request looks like when it leaves.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::uri::Authority;
@@ -10,7 +13,8 @@ use super::super::diagnostic::Span;
 use super::super::model;
 use super::super::reader::{At, Field, List, Map};
 use super::Compiler;
-use crate::gateway::plan::{Forward, HostHeader, Template, UpstreamAuthorization};
+use crate::gateway::plan::{Forward, HostHeader, SignedJwt, Template, TemplatePart, UpstreamAuthorization};
+use crate::jose::{Algorithm, SigningKey};
 use crate::routing::{PathPattern, Segment};
 
 /// Headers that frame messages or belong to one hop (RFC 9110 section 7.6.1, RFC 9112 section 6).
@@ -43,14 +47,19 @@ const PREFIX_HELP: &str =
     "write literal segments with which the route's `path` starts: `\"/orders\"` for `\"/orders/**\"`";
 
 impl Compiler<'_> {
-    /// `path` is the route's, where it could be read.
-    pub(super) fn forward(&mut self, field: Field<model::Forward>, path: Option<&PathPattern>) -> Forward {
+    /// `path` is the route's, where it could be read; `public_url` is the server's.
+    pub(super) fn forward(
+        &mut self,
+        field: Field<model::Forward>,
+        path: Option<&PathPattern>,
+        public_url: &str,
+    ) -> Forward {
         let model::Forward { strip_prefix, host, authorization, headers, remove_headers, response_headers } =
             field.or_default();
         Forward {
             strip_prefix: strip_prefix.given().and_then(|at| self.strip_prefix(&at, path)),
             host: self.host(host),
-            authorization: self.authorization(authorization),
+            authorization: self.authorization(authorization, public_url),
             headers: self.headers(headers),
             remove_headers: self.remove_headers(remove_headers),
             response_headers: self.response_headers(response_headers),
@@ -101,7 +110,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn authorization(&mut self, field: Field<model::UpstreamAuthorization>) -> UpstreamAuthorization {
+    fn authorization(&mut self, field: Field<model::UpstreamAuthorization>, public_url: &str) -> UpstreamAuthorization {
         let Some(at) = field.given() else { return UpstreamAuthorization::default() };
         let table = match at.value {
             model::UpstreamAuthorization::Word(model::AuthorizationWord::Strip) => return UpstreamAuthorization::Strip,
@@ -109,15 +118,89 @@ impl Compiler<'_> {
             model::UpstreamAuthorization::Table(table) => *table,
         };
         let model::AuthorizationTable { basic, bearer, signed_jwt } = table;
-        const INSTEAD: &str =
-            "use `\"strip\"`, `\"pass\"` or `{ basic = { username = \"...\", password = { file = \"...\" } } }`";
-        self.not_built(&bearer, "bearer", INSTEAD);
-        self.not_built(&signed_jwt, "signed_jwt", INSTEAD);
-        if basic.is_absent() && bearer.is_absent() && signed_jwt.is_absent() {
-            self.report.error(at.span, "this does not say what to send upstream", INSTEAD);
+        const HELP: &str = "write one of `{ basic = { username = \"...\", password = { file = \"...\" } } }`, \
+                            `{ bearer = { file = \"...\" } }` and `{ signed_jwt = { key = \"...\", audience = \"...\" } }`";
+        let given = [basic.key(), bearer.key(), signed_jwt.key()].into_iter().flatten().count();
+        if given != 1 {
+            let message =
+                if given == 0 { "this does not say what to send upstream" } else { "only one of these can be sent" };
+            self.report.error(at.span, message, HELP);
         }
-        let credentials = basic.given().and_then(|at| self.basic(at));
-        credentials.map_or(UpstreamAuthorization::Strip, UpstreamAuthorization::Basic)
+        let basic = basic.given().and_then(|at| self.basic(at)).map(UpstreamAuthorization::Basic);
+        let bearer = bearer.given().and_then(|at| self.bearer(at)).map(UpstreamAuthorization::Bearer);
+        let signed = signed_jwt.given().and_then(|at| self.signed_jwt(at, public_url));
+        let signed = signed.map(|jwt| UpstreamAuthorization::SignedJwt(Arc::new(jwt)));
+        basic.or(bearer).or(signed).unwrap_or_default()
+    }
+
+    fn bearer(&mut self, at: At<model::Secret>) -> Option<HeaderValue> {
+        let span = at.span;
+        let token = self.secret(at)?;
+        let text = Zeroizing::new(format!("Bearer {}", token.expose()));
+        // RFC 6750 section 2.1.
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+        if token.expose().is_empty() || !token.expose().bytes().all(fits) {
+            self.report.error(span, "this cannot be sent as a bearer token", "letters, digits and `-._~+/=` can");
+            return None;
+        }
+        let mut value = HeaderValue::from_str(&text).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+
+    fn signed_jwt(&mut self, at: At<model::SignedJwt>, public_url: &str) -> Option<SignedJwt> {
+        let model::SignedJwt { key, algorithm, issuer, audience, lifetime, claims } = at.value;
+        const KEY_HELP: &str = "make one: `tollgate keygen > keys/upstream.pem`, and `key = \"keys/upstream.pem\"`";
+        let key = key.required(self.report, at.span, "key", KEY_HELP);
+        let audience =
+            audience.required(self.report, at.span, "audience", "say whom it is for: `audience = \"orders\"`");
+        let algorithm = match algorithm.given() {
+            None => Some(Algorithm::Es256),
+            Some(at) => {
+                let algorithm = Algorithm::parse(&at.value);
+                if algorithm.is_none() {
+                    let known = Algorithm::ALL.map(Algorithm::name).join(", ");
+                    let message = format!("`{}` is not an algorithm to sign with", at.value);
+                    self.report.error(at.span, message, format!("write one of {known}"));
+                }
+                algorithm
+            }
+        };
+        let signing_key = key.as_ref().zip(algorithm).and_then(|(at, algorithm)| {
+            let pem = Zeroizing::new(self.read(at, "the key for upstreams")?);
+            match SigningKey::from_pem(algorithm, &pem) {
+                Ok(key) => Some(key),
+                Err(error) => {
+                    self.report.error(at.span, format!("`{}`: {error}", at.value), KEY_HELP);
+                    None
+                }
+            }
+        });
+        let lifetime = self.interval(lifetime, "lifetime", Duration::from_secs(300));
+        let claims = self.jwt_claims(claims);
+        let issuer = issuer.given().map_or_else(|| public_url.to_owned(), |at| at.value);
+        Some(SignedJwt { key: signing_key?, issuer, audience: audience?.value, lifetime, claims })
+    }
+
+    fn jwt_claims(&mut self, field: Field<Map<String>>) -> Vec<(Box<str>, Template)> {
+        let mut claims = Vec::new();
+        for named in field.or_default().0 {
+            if ["iss", "aud", "iat", "exp", "nbf", "jti"].contains(&named.name.value.as_str()) {
+                let message = format!("the gateway says `{}` itself", named.name.value);
+                self.report.error(named.name.span, message, "leave it out");
+            }
+            let Some(at) = named.value else { continue };
+            let Some(template) = self.template(&at) else { continue };
+            if template.0.contains(&TemplatePart::RequestId) {
+                self.report.error(
+                    at.span,
+                    "one JWT is sent with many requests",
+                    "the request id is in the header `X-Request-Id`",
+                );
+            }
+            claims.push((named.name.value.into(), template));
+        }
+        claims
     }
 
     fn basic(&mut self, at: At<model::BasicCredentials>) -> Option<HeaderValue> {

@@ -9,6 +9,7 @@ use super::super::reader::{At, Field, List, Map};
 use super::super::value::Interval;
 use super::{Compiler, duration};
 use crate::authorization_server;
+use crate::gateway::plan::UPSTREAM_JWT_TYP;
 use crate::jose::Algorithm;
 use crate::net::EndpointUrl;
 use crate::store::is_own_token;
@@ -395,7 +396,21 @@ impl Compiler<'_> {
             let lower = text.to_ascii_lowercase();
             lower.strip_prefix("application/").map(str::to_owned).unwrap_or(lower)
         };
-        list.value.into_values().into_iter().map(plain).collect()
+        list.value
+            .items
+            .into_iter()
+            .map(|at| {
+                let typ = plain(at.value);
+                if typ == UPSTREAM_JWT_TYP {
+                    self.report.error(
+                        at.span,
+                        format!("`{typ}` is what tollgate sends to upstreams, which is no access token"),
+                        "leave it out",
+                    );
+                }
+                typ
+            })
+            .collect()
     }
 
     fn claim(&mut self, field: Field<String>, key: &str, default: ClaimPath) -> ClaimPath {

@@ -31,7 +31,7 @@ use super::model::{self, File};
 use super::reader::{At, Field, List, Map};
 use super::value::Interval;
 use crate::clock::UnixSeconds;
-use crate::gateway::plan::Plan;
+use crate::gateway::plan::{Plan, RoutePlan, UpstreamAuthorization};
 use crate::net::{BaseUrl, EndpointUrl, UrlError};
 use crate::scope::{self, ScopeSet};
 
@@ -99,7 +99,7 @@ pub(super) fn compile(file: File, start: Span, report: &mut Report, now: UnixSec
     compiler.distinct_addresses(&listeners, &admin);
     let log = compiler.log(log);
     let store = compiler.store(store);
-    let authorization_server =
+    let mut authorization_server =
         authorization_server.given().map(|at| compiler.authorization_server(at, &server, &listeners, &names));
     let issuers = compiler.issuers(issuers, authorization_server.as_ref().map(|plan| &plan.settings));
     let upstream_names: Vec<At<String>> = upstreams.0.iter().map(|named| named.name.clone()).collect();
@@ -110,6 +110,9 @@ pub(super) fn compile(file: File, start: Span, report: &mut Report, now: UnixSec
 
     if compiler.report.has_errors() {
         return None;
+    }
+    if let Some(server) = &mut authorization_server {
+        server.settings.upstream_keys = upstream_keys(&routes);
     }
     compiler.unused_upstreams(&upstream_names, &routes);
     let Compiler { files, .. } = compiler;
@@ -126,6 +129,20 @@ pub(super) fn compile(file: File, start: Span, report: &mut Report, now: UnixSec
         body_bytes: server.limits.body_bytes,
     };
     Some(Config { server, admin: admin.settings, admin_is_explicit, log, plan, tests, files })
+}
+
+/// The public halves of the keys that routes sign with for upstreams, each once.
+fn upstream_keys(routes: &[RoutePlan]) -> Vec<serde_json::Value> {
+    let mut keys: Vec<serde_json::Value> = Vec::new();
+    for route in routes {
+        if let UpstreamAuthorization::SignedJwt(jwt) = &route.forward.authorization {
+            let key = jwt.key.public_jwk();
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+    }
+    keys
 }
 
 impl Names {

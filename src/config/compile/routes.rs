@@ -168,7 +168,7 @@ impl Compiler<'_> {
         let listeners = self.serving(listeners, names, "a route");
         let hosts = self.hosts(hosts);
         let cors = cors.given().and_then(|at| self.cors(at, forward.as_ref().map(|at| &at.value)));
-        let forward = self.forward(forward, pattern.as_ref());
+        let forward = self.forward(forward, pattern.as_ref(), server.public_url.as_str());
         let audience = self.audience(audience);
         let rate_limit = rate_limit.given().and_then(|at| self.rate_limit(at, access.as_ref()));
         let body_bytes = self.body_bytes(body_bytes).unwrap_or(server.limits.body_bytes);
