@@ -387,6 +387,34 @@ fn class_46_a_route_can_ask_every_time() {
 }
 
 #[test]
+fn class_46_an_answer_from_before_a_refusal_brings_no_token_back() {
+    for negative_ttl in ["1h", "0s"] {
+        let gate = Arc::new(Gate::default());
+        let (held, asked) = (gate.clone(), AtomicBool::new(false));
+        // What it says first, it says before the token is revoked, and slowly.
+        let server = RecordingUpstream::scripted(move |exchange| {
+            exchange.read_body()?;
+            let answer = if asked.swap(true, Ordering::Relaxed) { json!({ "active": false }) } else { good() };
+            if answer["active"] == true {
+                held.wait();
+            }
+            exchange.answer("200 OK", "Content-Type: application/json\r\n", answer.to_string().as_bytes())
+        });
+        let endpoint = Endpoint { known: Arc::default(), server: Arc::new(server) };
+        let site = site(&endpoint.table("legacy", &format!("cache_ttl = \"1h\"\nnegative_ttl = \"{negative_ttl}\"")));
+        let address = site.gateway.address("main");
+        let slow = thread::spawn(move || send(address, &Req::get("/any").host("api.test").bearer("t")).status);
+        endpoint.server.wait_for(1);
+        let mut wrong = Wrong::default();
+        wrong.eq((negative_ttl, "revoked"), judge(&site, "/fresh", "t"), BAD.to_owned());
+        gate.open();
+        wrong.eq((negative_ttl, "who asked before"), slow.join().unwrap(), 401);
+        wrong.eq((negative_ttl, "who asks after"), judge(&site, "/any", "t"), BAD.to_owned());
+        wrong.done();
+    }
+}
+
+#[test]
 fn class_46_an_answer_counts_for_a_bounded_time() {
     let endpoint = Endpoint::start();
     let site = site(&endpoint.table("legacy", "cache_ttl = \"300ms\"\nnegative_ttl = \"300ms\""));
