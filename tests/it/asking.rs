@@ -589,6 +589,20 @@ fn x4_verified_here_and_then_introspected() {
 }
 
 #[test]
+fn x4_what_the_jwt_table_demands_is_demanded_of_answers_where_it_is_written() {
+    let endpoint = Endpoint::start();
+    // As it is with tokens of clients in their own name.
+    endpoint.knows("opaque", &json!({ "sub": null }));
+    for (lines, expected) in [("", "200"), ("required_claims = [\"sub\"]", BAD)] {
+        let table = endpoint.table("corp", "").replace(&format!("audience = [\"{AUDIENCE}\"]"), "");
+        let builder = Site::builder().issuer(lines).more(&table).more(ROUTES);
+        let site = builder.env("INTROSPECTION_SECRET", SECRET).start();
+        assert_eq!(judge(&site, "/any", "opaque"), expected, "{lines}");
+        assert_eq!(judge(&site, "/any", &site.mint.token(&json!({ "sub": null }))), BAD, "{lines}");
+    }
+}
+
+#[test]
 fn x8_x9_the_issuers_certificate_is_verified() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let serving = |names: &[&str]| {
