@@ -257,7 +257,12 @@ impl Introspector {
 
     /// Answers that are kept now.
     pub fn entries(&self) -> u64 {
-        self.good.entry_count() + self.refused.entry_count()
+        let count = |kept: &Cache<Digest, Kept>| {
+            // What was written lately is counted late.
+            kept.run_pending_tasks();
+            kept.entry_count()
+        };
+        count(&self.good) + count(&self.refused)
     }
 
     async fn make(&self, call: &Call) -> Answer {
