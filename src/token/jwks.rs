@@ -172,7 +172,7 @@ mod tests {
     use crate::telemetry::metrics::Metrics;
 
     #[test]
-    fn class_42_unknown_kids_take_bounded_room() {
+    fn x9_unknown_kids_take_bounded_room() {
         let ring = KeyRing::fetched(Duration::from_secs(30), Metrics::new().keys("corp"));
         for kid in 0..5 * UNKNOWN {
             ring.remember_unknown(Some(&kid.to_string()));

@@ -387,7 +387,7 @@ fn class_46_a_route_can_ask_every_time() {
 }
 
 #[test]
-fn class_46_an_answer_from_before_a_refusal_brings_no_token_back() {
+fn x7_an_answer_from_before_a_refusal_brings_no_token_back() {
     for negative_ttl in ["1h", "0s"] {
         let gate = Arc::new(Gate::default());
         let (held, asked) = (gate.clone(), AtomicBool::new(false));
