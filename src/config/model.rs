@@ -313,7 +313,7 @@ table! {
         client_id_claim: String,
         /// "username" where the issuer names users only there. Default: "sub".
         user_claim: String,
-        /// Default: none.
+        /// Default: those that are written in the `jwt` table, or none.
         required_claims: List<String>,
         /// Default: "scope".
         scope_claim: String,

@@ -44,6 +44,8 @@ impl Cache {
     }
 
     pub(super) fn entries(&self) -> u64 {
+        // What was written lately is counted late.
+        self.0.run_pending_tasks();
         self.0.entry_count()
     }
 }

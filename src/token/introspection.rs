@@ -5,6 +5,7 @@
 //! Requests wait on the workers, calls run on the control thread: nobody who hangs up takes a call away from others.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -58,8 +59,7 @@ pub struct Introspector {
     good: Cache<Digest, Kept>,
     /// Apart, so that a flood of made-up tokens drives out no good one.
     refused: Cache<Digest, Kept>,
-    /// Calls that others may join.
-    flights: Mutex<HashMap<Digest, Flight>>,
+    under_way: Mutex<UnderWay>,
     calls: mpsc::Sender<Call>,
     metrics: IntrospectionMetrics,
     clock: Clock,
@@ -74,9 +74,28 @@ struct Kept {
 
 type Flight = watch::Receiver<Option<Answer>>;
 
+/// The calls that have not ended, by token.
+#[derive(Debug, Default)]
+struct UnderWay {
+    tokens: HashMap<Digest, Flights>,
+    /// Number of the last call that began.
+    last: u64,
+}
+
+/// The calls about one token.
+#[derive(Debug, Default)]
+struct Flights {
+    calls: usize,
+    /// The one that others may join.
+    shared: Option<Flight>,
+    /// A refusal that came, and the last call that had begun by then.
+    refused: Option<(Refusal, u64)>,
+}
+
 /// A call that is to be made.
 #[derive(Debug)]
 struct Call {
+    number: u64,
     digest: Digest,
     token: Box<str>,
     /// The JWT, when it was verified here before.
@@ -139,7 +158,7 @@ impl Introspector {
             authorization: basic(&settings.client_id, settings.client_secret.expose()),
             good: cache(settings.cache_ttl).weigher(weight).build(),
             refused: cache(settings.negative_ttl).build(),
-            flights: Mutex::default(),
+            under_way: Mutex::default(),
             failing: AtomicBool::new(false),
             name,
             index,
@@ -176,7 +195,7 @@ impl Introspector {
                 Ok(flight) => flight?,
                 Err(kept) => return kept,
             },
-            Reuse::Never => self.call(token, digest, verified, false)?,
+            Reuse::Never => self.call(&mut self.under_way(), token, digest, verified, false)?,
         };
         let ended = tokio::time::timeout(self.settings.timeout, flight.wait_for(Option::is_some)).await;
         match ended {
@@ -192,9 +211,10 @@ impl Introspector {
         digest: Digest,
         verified: Option<&Arc<VerifiedToken>>,
     ) -> Result<Result<Flight, Refusal>, Answer> {
-        let mut flights = self.flights();
+        let mut under_way = self.under_way();
+        let shared = under_way.tokens.get(&digest).and_then(|flights| flights.shared.as_ref());
         // Closed without an answer: the task that made the call is no more.
-        if let Some(flight) = flights.get(&digest).filter(|flight| flight.has_changed().is_ok()) {
+        if let Some(flight) = shared.filter(|flight| flight.has_changed().is_ok()) {
             self.metrics.shared.inc();
             return Ok(Ok(flight.clone()));
         }
@@ -202,15 +222,12 @@ impl Introspector {
         if let Some(kept) = self.kept(&digest) {
             return Err(kept);
         }
-        let flight = self.call(token, digest, verified, true);
-        if let Ok(flight) = &flight {
-            flights.insert(digest, flight.clone());
-        }
-        Ok(flight)
+        Ok(self.call(&mut under_way, token, digest, verified, true))
     }
 
     fn call(
         &self,
+        under_way: &mut UnderWay,
         token: &str,
         digest: Digest,
         verified: Option<&Arc<VerifiedToken>>,
@@ -219,21 +236,33 @@ impl Introspector {
         self.metrics.misses.inc();
         let (outcome, flight) = watch::channel(None);
         let deadline = Instant::now() + self.settings.timeout;
-        let call = Call { digest, token: token.into(), verified: verified.cloned(), deadline, shared, outcome };
+        let (number, verified) = (under_way.last + 1, verified.cloned());
+        let call = Call { number, digest, token: token.into(), verified, deadline, shared, outcome };
         self.calls.try_send(call).map_err(|_| {
             self.metrics.call("busy");
             Refusal::Unavailable
         })?;
+        under_way.last = number;
+        let flights = under_way.tokens.entry(digest).or_default();
+        flights.calls += 1;
+        if shared {
+            flights.shared = Some(flight.clone());
+        }
         Ok(flight)
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<Digest, Flight>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Answers that are kept now.
     pub fn entries(&self) -> u64 {
-        self.good.entry_count() + self.refused.entry_count()
+        let count = |kept: &Cache<Digest, Kept>| {
+            // What was written lately is counted late.
+            kept.run_pending_tasks();
+            kept.entry_count()
+        };
+        count(&self.good) + count(&self.refused)
     }
 
     async fn make(&self, call: &Call) -> Answer {
@@ -269,7 +298,32 @@ impl Introspector {
             Said::Unsupported => (call.verified.clone().ok_or(Refusal::Unsupported), "unsupported_token_type"),
         };
         self.metrics.call(result);
-        self.keep(call.digest, &answer);
+        answer
+    }
+
+    /// Keeps what came of a call and takes it off the list. An issuer that refused a token meanwhile may have done so after
+    /// it answered this call: that a token was revoked is not forgotten because of a slow answer from before.
+    fn ended(&self, call: &Call, mut answer: Answer) -> Answer {
+        let mut under_way = self.under_way();
+        let last = under_way.last;
+        if let Entry::Occupied(mut entry) = under_way.tokens.entry(call.digest) {
+            let flights = entry.get_mut();
+            match (&answer, flights.refused) {
+                (Ok(_), Some((refusal, last))) if call.number <= last => answer = Err(refusal),
+                (Err(refusal), _) if *refusal != Refusal::Unavailable => flights.refused = Some((*refusal, last)),
+                _ => {}
+            }
+            flights.calls -= 1;
+            if call.shared {
+                flights.shared = None;
+            }
+            if flights.calls == 0 {
+                entry.remove();
+            }
+        }
+        if !matches!(answer, Err(Refusal::Unavailable)) {
+            self.keep(call.digest, &answer);
+        }
         answer
     }
 
@@ -328,9 +382,7 @@ impl Calls {
             let own = Arc::clone(&self.introspector);
             tokio::spawn(async move {
                 let answer = own.make(&call).await;
-                if call.shared {
-                    own.flights().remove(&call.digest);
-                }
+                let answer = own.ended(&call, answer);
                 call.outcome.send_replace(Some(answer));
                 drop(turn);
             });

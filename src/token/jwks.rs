@@ -165,3 +165,20 @@ impl KeyRing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::Metrics;
+
+    #[test]
+    fn x9_unknown_kids_take_bounded_room() {
+        let ring = KeyRing::fetched(Duration::from_secs(30), Metrics::new().keys("corp"));
+        for kid in 0..5 * UNKNOWN {
+            ring.remember_unknown(Some(&kid.to_string()));
+        }
+        let unknown = &ring.remote.as_ref().expect("they are fetched").unknown;
+        unknown.run_pending_tasks();
+        assert!((1..=UNKNOWN).contains(&unknown.entry_count()), "{}", unknown.entry_count());
+    }
+}

@@ -265,7 +265,7 @@ fn class_45_facts_are_kept_decisions_are_not() {
     let lookups =
         |found| metrics.sum("tollgate_introspection_lookups_total", &[("issuer", "legacy"), ("found", found)]);
     wrong.eq("lookups", ["miss", "hit", "negative", "shared"].map(lookups), [2.0, 4.0, 3.0, 0.0]);
-    wrong.ok("entries", metrics.has("tollgate_introspection_cache_entries", &[("issuer", "legacy")]), "no gauge");
+    wrong.eq("entries", metrics.sum("tollgate_introspection_cache_entries", &[("issuer", "legacy")]), 2.0);
     wrong.ok("latency", metrics.sum("tollgate_introspection_duration_seconds_count", &[]) == 2.0, "not two");
     wrong.done();
 }
@@ -384,6 +384,34 @@ fn class_46_a_route_can_ask_every_time() {
     wrong.eq("known by now", judge(&site, "/any", "t"), BAD.to_owned());
     wrong.eq("calls", endpoint.count(), 3);
     wrong.done();
+}
+
+#[test]
+fn x7_an_answer_from_before_a_refusal_brings_no_token_back() {
+    for negative_ttl in ["1h", "0s"] {
+        let gate = Arc::new(Gate::default());
+        let (held, asked) = (gate.clone(), AtomicBool::new(false));
+        // What it says first, it says before the token is revoked, and slowly.
+        let server = RecordingUpstream::scripted(move |exchange| {
+            exchange.read_body()?;
+            let answer = if asked.swap(true, Ordering::Relaxed) { json!({ "active": false }) } else { good() };
+            if answer["active"] == true {
+                held.wait();
+            }
+            exchange.answer("200 OK", "Content-Type: application/json\r\n", answer.to_string().as_bytes())
+        });
+        let endpoint = Endpoint { known: Arc::default(), server: Arc::new(server) };
+        let site = site(&endpoint.table("legacy", &format!("cache_ttl = \"1h\"\nnegative_ttl = \"{negative_ttl}\"")));
+        let address = site.gateway.address("main");
+        let slow = thread::spawn(move || send(address, &Req::get("/any").host("api.test").bearer("t")).status);
+        endpoint.server.wait_for(1);
+        let mut wrong = Wrong::default();
+        wrong.eq((negative_ttl, "revoked"), judge(&site, "/fresh", "t"), BAD.to_owned());
+        gate.open();
+        wrong.eq((negative_ttl, "who asked before"), slow.join().unwrap(), 401);
+        wrong.eq((negative_ttl, "who asks after"), judge(&site, "/any", "t"), BAD.to_owned());
+        wrong.done();
+    }
 }
 
 #[test]
@@ -558,6 +586,20 @@ fn x4_verified_here_and_then_introspected() {
     wrong.eq("bare: who", site.get("/any", Some(&bare)).status, 200);
     wrong.eq("bare: who", site.upstream.last().header("x-user"), Some("alice"));
     wrong.done();
+}
+
+#[test]
+fn x4_what_the_jwt_table_demands_is_demanded_of_answers_where_it_is_written() {
+    let endpoint = Endpoint::start();
+    // As it is with tokens of clients in their own name.
+    endpoint.knows("opaque", &json!({ "sub": null }));
+    for (lines, expected) in [("", "200"), ("required_claims = [\"sub\"]", BAD)] {
+        let table = endpoint.table("corp", "").replace(&format!("audience = [\"{AUDIENCE}\"]"), "");
+        let builder = Site::builder().issuer(lines).more(&table).more(ROUTES);
+        let site = builder.env("INTROSPECTION_SECRET", SECRET).start();
+        assert_eq!(judge(&site, "/any", "opaque"), expected, "{lines}");
+        assert_eq!(judge(&site, "/any", &site.mint.token(&json!({ "sub": null }))), BAD, "{lines}");
+    }
 }
 
 #[test]

@@ -4,10 +4,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::support::gateway::Builder;
-use crate::support::mint::{AUDIENCE, ISSUER, Key, Mint};
+use crate::support::mint::{AUDIENCE, ISSUER, Key, Mint, merged};
 use crate::support::site::OPEN;
-use crate::support::{RecordingUpstream, Req, Site, Wrong, send};
+use crate::support::{Gate, RecordingUpstream, Req, Site, Wrong, field, send};
 
 /// An issuer that publishes whatever it holds now; nothing: it answers 500.
 fn publisher(keys: &Arc<Mutex<Option<String>>>) -> RecordingUpstream {
@@ -79,6 +81,101 @@ fn x9_old_keys_stay_when_the_issuer_fails() {
     let before = issuer.count();
     issuer.wait_for(before + 1);
     assert_eq!(call(), 200);
+}
+
+#[test]
+fn x9_whatever_is_wrong_with_a_key_set_the_old_keys_stay() {
+    let (mint, other) = (Mint::with(ISSUER, vec![Key::p256("k")]), Mint::with(ISSUER, vec![Key::p256("other")]));
+    let unknown = Mint::with(ISSUER, vec![Key::p256("unknown")]);
+    let published = Arc::new(Mutex::new(("200 OK", String::new(), mint.jwks())));
+    let (answers, elsewhere) = (published.clone(), other.jwks());
+    let issuer = RecordingUpstream::scripted(move |exchange| {
+        if exchange.request.target == "/other" {
+            return exchange.answer("200 OK", "", elsewhere.as_bytes());
+        }
+        let (status, lines, body) = answers.lock().unwrap().clone();
+        exchange.answer(status, &lines, body.as_bytes())
+    });
+    let upstream = RecordingUpstream::start();
+    let gateway = Builder::new().start(&config(&upstream, &format!("{}/keys", issuer.url()), "jwks_cooldown = \"0s\""));
+    let call =
+        |mint: &Mint| send(gateway.address("main"), &Req::get("/x").host("api.test").bearer(&mint.scoped("a"))).status;
+    let elsewhere = format!("Location: {}/other\r\n", issuer.url());
+    let many = json!({ "keys": (0..101).map(|n| Key::p256(&n.to_string()).jwk()).collect::<Vec<_>>() }).to_string();
+    let weak = json!({"keys": [merged(Key::rsa("other").jwk(), &json!({ "n": "w".repeat(170) }))]}).to_string();
+    let whole = other.jwks();
+    let mut wrong = Wrong::default();
+    wrong.eq("before", call(&mint), 200);
+    for (case, status, lines, body) in [
+        ("a redirect", "302 Found", elsewhere.as_str(), ""),
+        ("201", "201 Created", "", &whole),
+        ("404", "404 Not Found", "", &whole),
+        ("compressed", "200 OK", "Content-Encoding: gzip\r\n", &whole),
+        ("nothing", "200 OK", "", ""),
+        ("HTML", "200 OK", "Content-Type: text/html\r\n", "<html>"),
+        ("cut off", "200 OK", "", &whole[..whole.len() - 1]),
+        ("a list", "200 OK", "", "[]"),
+        ("no keys", "200 OK", "", "{\"keys\": []}"),
+        ("weak keys alone", "200 OK", "", &weak),
+        ("more keys than anybody has", "200 OK", "", &many),
+    ] {
+        *published.lock().unwrap() = (status, lines.to_owned(), body.to_owned());
+        let before = issuer.count();
+        wrong.eq((case, "one that is not known"), call(&unknown), 401);
+        wrong.eq((case, "asked"), issuer.count(), before + 1);
+        wrong.eq((case, "one that is known"), call(&mint), 200);
+        wrong.eq((case, "one that must not come from there"), call(&other), 401);
+    }
+    wrong.done();
+}
+
+#[test]
+fn j12_unfit_keys_of_a_set_are_told_of_and_left_out() {
+    let (good, enc, twice) = (Key::p256("good"), Key::p256("enc"), ["first", "second"].map(|_| Key::p256("twice")));
+    let weak = merged(Key::rsa("weak").jwk(), &json!({ "n": "w".repeat(170) }));
+    let set = json!({"keys": [
+        weak, merged(enc.jwk(), &json!({"use": "enc"})), merged(Key::rsa("hs").jwk(), &json!({"alg": "HS256"})),
+        twice[0].jwk(), twice[1].jwk(), good.jwk(),
+    ]});
+    let published = Arc::new(Mutex::new(Some(set.to_string())));
+    let (upstream, issuer) = (RecordingUpstream::start(), publisher(&published));
+    let gateway = Builder::new().start(&config(&upstream, &format!("{}/keys", issuer.url()), ""));
+    let mut wrong = Wrong::default();
+    for kid in ["weak", "enc", "hs", "twice"] {
+        gateway.wait_log(kid, |line| {
+            let reason = field(line, "reason").unwrap_or_default();
+            line["event"] == "jwks.key_left_out" && line["level"] == "WARN" && reason.contains(&format!("{kid:?}"))
+        });
+    }
+    for (key, expected) in [(good, 200), (enc, 401)].into_iter().chain(twice.map(|key| (key, 401))) {
+        let token = Mint::with(ISSUER, vec![key]).scoped("a");
+        let status = send(gateway.address("main"), &Req::get("/x").host("api.test").bearer(&token)).status;
+        wrong.eq(token, status, expected);
+    }
+    wrong.eq("keys", gateway.metrics().sum("tollgate_keys", &[("issuer", "corp")]), 1.0);
+    wrong.done();
+}
+
+#[test]
+fn an_issuer_that_says_nothing_is_given_up() {
+    let mint = Mint::new();
+    let gate = Arc::new(Gate::default());
+    let held = gate.clone();
+    let silent = RecordingUpstream::scripted(move |_| {
+        held.wait();
+        Ok(())
+    });
+    let upstream = RecordingUpstream::start();
+    let gateway = Builder::new().spawn(&config(&upstream, &format!("{}/keys", silent.url()), ""));
+    silent.wait_until(|requests| !requests.is_empty());
+    let mut wrong = Wrong::default();
+    wrong.eq("not ready", gateway.ask_admin("/readyz").status, 503);
+    let answer = send(gateway.address("main"), &Req::get("/x").host("api.test").bearer(&mint.scoped("a")));
+    wrong.eq("its tokens", (answer.status, answer.header("retry-after").is_some()), (503, true));
+    let told = gateway.wait_log("given up", |line| line["event"] == "jwks.failed");
+    wrong.ok("why", field(&told, "error").is_some_and(|error| error.contains("no answer within")), &told);
+    gate.open();
+    wrong.done();
 }
 
 #[test]

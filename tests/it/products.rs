@@ -122,6 +122,8 @@ fn tokens_of_keycloak() {
     let id = json!({"aud": "webshop", "typ": "ID", "at_hash": "x", "scope": null, "realm_access": null});
     let token = with(&product, id);
     product.refuses("ID token", &token, "audience");
+    let token = with(&product, json!({"typ": "ID", "at_hash": "x"}));
+    product.refuses("ID token for us, by a mapper that adds to it too", &token, "something else than an access token");
     for kind in ["Refresh", "Offline"] {
         let header = json!({"alg": "HS512", "typ": "JWT", "kid": "k3"}).to_string();
         let claims = json!({"iss": product.mint.issuer, "aud": product.mint.issuer, "typ": kind, "azp": "webshop",
@@ -315,6 +317,8 @@ fn tokens_of_cognito() {
                     "cognito:username": "janedoe", "email": "janedoe@example.com"});
     let token = with(&product, id);
     product.refuses("ID token", &token, "audience");
+    let token = with(&product, json!({"token_use": "id"}));
+    product.refuses("ID token with an app client", &token, "something else than an access token");
     product.refuses(
         "refresh token",
         "eyJjdHkiOiJKV1QiLCJlbmMiOiJBMjU2R0NNIiwiYWxnIjoiUlNBLU9BRVAifQ.AAAA.AAAA.AAAA.AAAA",

@@ -71,12 +71,17 @@ impl Compiler<'_> {
                 texts.push((iss.value, iss.span));
             }
             let has_jwt = !jwt.is_absent();
-            let jwt = jwt.given().map(|at| self.jwt(&name, at));
-            let verified = jwt.as_ref().and_then(|jwt| jwt.as_ref());
+            let jwt = jwt.given().map(|at| (!at.value.required_claims.is_absent(), self.jwt(&name, at)));
+            let (demands, jwt) = jwt.unwrap_or_default();
+            // What JWTs must say unless told otherwise is asked of no answer: there, all is optional (RFC 7662 section 2.2).
+            let inherited = jwt.as_ref().map(|jwt| {
+                let required_claims = if demands { jwt.claims.required_claims.clone() } else { Vec::new() };
+                (jwt.issuer.as_str(), ClaimRules { required_claims, ..jwt.claims.clone() })
+            });
             let introspection =
-                introspection.given().map(|at| self.introspection(&name, at, has_jwt, verified, embedded.is_some()));
+                introspection.given().map(|at| self.introspection(&name, at, has_jwt, inherited, embedded.is_some()));
             // Whatever is missing here was reported.
-            compiled.push(IssuerSettings { name, jwt: jwt.flatten(), introspection: introspection.flatten() });
+            compiled.push(IssuerSettings { name, jwt, introspection: introspection.flatten() });
         }
         compiled
     }
@@ -136,13 +141,13 @@ impl Compiler<'_> {
         Some(JwtSettings { issuer: issuer?.value, keys: keys?, algorithms, typ, claims })
     }
 
-    /// `has_jwt`: the issuer has a `jwt` table too, which says what is left out here; `verified` is what it came to.
+    /// `has_jwt`: the issuer has a `jwt` table too; `inherited` is what counts of that where it is left out here.
     fn introspection(
         &mut self,
         name: &str,
         at: At<model::Introspection>,
         has_jwt: bool,
-        verified: Option<&JwtSettings>,
+        inherited: Option<(&str, ClaimRules)>,
         has_server: bool,
     ) -> Option<IntrospectionSettings> {
         let model::Introspection {
@@ -197,10 +202,11 @@ impl Compiler<'_> {
             roles_claim,
             leeway,
         };
-        let claims = match (has_jwt, verified) {
+        let (own, usual) = inherited.unzip();
+        let claims = match (has_jwt, usual) {
             // What is wrong there was reported there.
             (true, None) => None,
-            (_, verified) => Some(self.claims(name, at.span, claims, verified.map(|jwt| &jwt.claims), &[])),
+            (_, usual) => Some(self.claims(name, at.span, claims, usual, &[])),
         };
         if let Some(long) = cache_ttl.as_ref().filter(|at| at.value.0 > LONG_CACHE) {
             self.report.warning(
@@ -215,7 +221,7 @@ impl Compiler<'_> {
         let concurrency = self.count(concurrency, "concurrency", 64, 1..=10_000);
         Some(IntrospectionSettings {
             // That of the `jwt` table, which is the same where both are written: an answer of another issuer is refused.
-            issuer: issuer.given().map(|at| at.value).or_else(|| verified.map(|jwt| jwt.issuer.clone())),
+            issuer: issuer.given().map(|at| at.value).or_else(|| own.map(str::to_owned)),
             token_prefix: token_prefix.or_default(),
             url: url?,
             client_id: client_id?.value,
@@ -230,16 +236,16 @@ impl Compiler<'_> {
         })
     }
 
-    /// How the claims of the issuer `name` are read. What is left out is as in `verified`, or else the usual.
+    /// How the claims of the issuer `name` are read. What is left out is as in `inherited`, or else the usual.
     fn claims(
         &mut self,
         name: &str,
         owner: Span,
         keys: ClaimKeys,
-        verified: Option<&ClaimRules>,
+        inherited: Option<ClaimRules>,
         required: &[&str],
     ) -> ClaimRules {
-        if keys.audience.is_absent() && verified.is_none() && !self.report.is_misspelled(owner, "audience") {
+        if keys.audience.is_absent() && inherited.is_none() && !self.report.is_misspelled(owner, "audience") {
             self.report.error(
                 owner,
                 format!("the issuer `{name}` has no `audience`: tokens meant for others would be accepted"),
@@ -256,7 +262,7 @@ impl Compiler<'_> {
             roles_claim: claim("roles"),
             leeway: Duration::from_secs(30),
         };
-        let usual = verified.cloned().unwrap_or(usual);
+        let usual = inherited.unwrap_or(usual);
         ClaimRules {
             audience: if keys.audience.is_absent() { usual.audience } else { self.audience(keys.audience) },
             audience_claim: self.claim(keys.audience_claim, "audience_claim", usual.audience_claim),
