@@ -213,7 +213,7 @@ impl Exchange {
     pub(super) fn refused(&mut self, reject: &Reject) {
         self.status = reject.status().as_u16();
         self.reason = Some(reject.code());
-        self.cause = Some(reject.to_string());
+        self.cause = self.gateway().access_log.is_some().then(|| reject.to_string());
         if reject.is_denial() {
             self.decision = Decision::Denied;
         }
