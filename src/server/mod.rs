@@ -78,6 +78,9 @@ const BACKLOG: i32 = 4096;
 const HANDOVER_QUEUE: usize = 256;
 /// Pause after the process ran out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Turns of tasks between two looks at the sockets, at most. A request takes a few turns, and each look is a system call
+/// while none is due: what is ready is served first.
+const TURNS: u32 = 256;
 /// How often upstream connections are looked through for unused ones.
 const UPKEEP: Duration = Duration::from_secs(15);
 /// How often certificate files are looked at.
@@ -261,7 +264,7 @@ struct Acceptor {
 
 impl Acceptor {
     fn run(self, listeners: Vec<(Arc<Listener>, TcpListener)>, mut received: mpsc::Receiver<Handover>) {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().event_interval(TURNS).build() {
             Ok(runtime) => runtime,
             Err(error) => {
                 tracing::error!(event = "worker.failed", %error);
