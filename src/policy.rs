@@ -1,7 +1,10 @@
-//! Who may do what on a route: the entries of `allow`, and the pure function that judges a request by them.
+//! Who may do what on a route: the entries of `allow`, the pure function that judges a request by them, and the addresses
+//! that may ask at all.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::token::{ClaimPath, VerifiedToken};
@@ -44,6 +47,27 @@ pub struct Requirements {
     pub issuers: Vec<Arc<str>>,
     /// Each claim equals one of its values (an array claim: any element does).
     pub claims: Vec<(ClaimPath, Vec<Box<str>>)>,
+}
+
+/// Where a route may be called from, whatever its entries say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Empty: from everywhere.
+    pub allow: Vec<IpNet>,
+    /// Wins over `allow`.
+    pub deny: Vec<IpNet>,
+}
+
+impl Addresses {
+    pub fn admit(&self, address: IpAddr) -> bool {
+        let listed = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&address));
+        (self.allow.is_empty() || listed(&self.allow)) && !listed(&self.deny)
+    }
+
+    /// Whether every address is admitted.
+    pub fn are_all(&self) -> bool {
+        self.allow.is_empty() && self.deny.is_empty()
+    }
 }
 
 /// Proof that a request may be forwarded. Only [`authorize`] makes one and `upstream` demands it.

@@ -16,7 +16,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion
 use crate::secret::Secret;
 
 /// `[listeners.*.tls]` and `[admin.tls]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSettings {
     /// At least one; a client without SNI gets the first.
     pub certificates: Vec<CertificateFiles>,
@@ -38,7 +38,7 @@ pub enum Version {
     Tls13,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientAuth {
     pub ca: PathBuf,
     /// Refuses a connection without a client certificate.
@@ -46,7 +46,7 @@ pub struct ClientAuth {
 }
 
 /// `[upstreams.*.tls]` and an issuer's `ca`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientSettings {
     /// Absent: the platform's trust store.
     pub ca: Option<PathBuf>,
@@ -121,7 +121,7 @@ pub struct Certificates {
 impl Certificates {
     pub fn load(settings: &ServerSettings) -> Result<Self, TlsError> {
         let files = settings.certificates.clone();
-        let seen = Mutex::new(digest(&files));
+        let seen = Mutex::new(contents(pairs(&files)));
         let current = files.iter().map(Certificate::load).collect::<Result<_, _>>()?;
         Ok(Self { current: ArcSwap::from_pointee(current), files, seen })
     }
@@ -134,7 +134,7 @@ impl Certificates {
     /// Loads the files anew when they have changed. True when others are served from now on; on an error those that were
     /// there stay.
     pub fn refresh(&self) -> Result<bool, TlsError> {
-        let now = digest(&self.files);
+        let now = contents(pairs(&self.files));
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         // A file that is missing is being replaced.
         if now.is_none() || *seen == now {
@@ -223,6 +223,19 @@ impl ClientSettings {
         Ok(Arc::new(config))
     }
 
+    /// The files that these settings name.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.ca.as_deref().into_iter().chain(pairs(self.client.as_slice()))
+    }
+
+    /// For calls in clear text alone: no server is trusted, so that a machine without a trust store can make them.
+    pub fn none() -> Result<ClientConfig, TlsError> {
+        Ok(ClientConfig::builder_with_provider(Arc::clone(provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth())
+    }
+
     /// The name that a server's certificate must carry; `host` is that of the URL.
     pub fn name(&self, host: &str) -> Result<ServerName<'static>, TlsError> {
         let name = self.server_name.as_deref().unwrap_or(host);
@@ -231,10 +244,18 @@ impl ClientSettings {
     }
 }
 
-fn digest(files: &[CertificateFiles]) -> Option<[u8; 32]> {
+fn pairs(files: &[CertificateFiles]) -> impl Iterator<Item = &Path> {
+    files.iter().flat_map(|files| [files.cert.as_path(), files.key.as_path()])
+}
+
+/// SHA-256 over what files hold; none while one of them cannot be read.
+pub fn contents<'p>(files: impl IntoIterator<Item = &'p Path>) -> Option<[u8; 32]> {
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    for path in files.iter().flat_map(|files| [&files.cert, &files.key]) {
-        context.update(&Secret::new(fs::read(path).ok()?).expose()[..]);
+    for path in files {
+        let content = Secret::new(fs::read(path).ok()?);
+        // So that nothing moves from the end of one file to the start of the next.
+        context.update(&content.expose().len().to_be_bytes());
+        context.update(content.expose());
     }
     context.finish().as_ref().try_into().ok()
 }

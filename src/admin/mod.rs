@@ -3,10 +3,11 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -14,10 +15,12 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 
+use crate::clock::UnixSeconds;
 use crate::gateway::Gateway;
 use crate::net::is_loopback_host;
 use crate::routing::canonical_host;
@@ -35,6 +38,8 @@ pub struct Settings {
 
 /// Connections at a time; more wait.
 const CONNECTIONS: usize = 64;
+/// Wishes for a reload that wait.
+const RELOADS: usize = 8;
 /// For a TLS handshake and for the head of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For a whole connection: scrapers come back.
@@ -44,20 +49,90 @@ const LONGEST: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub struct Control {
     pub metrics: Metrics,
-    pub gateway: Arc<Gateway>,
+    gateway: ArcSwap<Gateway>,
     /// Set when the process was asked to stop.
     pub draining: AtomicBool,
+    reloads: mpsc::Sender<ReloadRequest>,
+    configuration: Mutex<Configuration>,
+}
+
+/// Which configuration is in force, and what came of the last one.
+#[derive(Clone, Debug, Serialize)]
+pub struct Configuration {
+    /// Counts from 1, with each that was taken up.
+    pub generation: u64,
+    /// When the last one was read again, in seconds since 1970; absent: never since the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reloaded_at: Option<UnixSeconds>,
+    /// What was wrong with it, so that the one from before is in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problems: Option<String>,
+}
+
+/// An operator's wish that the configuration be read again.
+#[derive(Debug)]
+pub struct ReloadRequest(oneshot::Sender<Result<u64, String>>);
+
+impl ReloadRequest {
+    /// Tells the operator the new generation, or what is wrong.
+    pub fn answer(self, result: Result<u64, String>) {
+        // Nobody may be waiting any more.
+        let _ = self.0.send(result);
+    }
 }
 
 impl Control {
+    /// For a gateway that is about to serve; with it come the wishes for a reload.
+    pub fn new(metrics: Metrics, gateway: Arc<Gateway>) -> (Arc<Self>, mpsc::Receiver<ReloadRequest>) {
+        let (reloads, requests) = mpsc::channel(RELOADS);
+        let configuration = Configuration { generation: 1, reloaded_at: None, problems: None };
+        metrics.config_generation.set(1);
+        metrics.config_last_reload_successful.set(1);
+        let control = Self {
+            metrics,
+            gateway: ArcSwap::new(gateway),
+            draining: AtomicBool::new(false),
+            reloads,
+            configuration: Mutex::new(configuration),
+        };
+        (Arc::new(control), requests)
+    }
+
+    /// What serves now.
+    pub fn gateway(&self) -> Arc<Gateway> {
+        self.gateway.load_full()
+    }
+
+    pub fn replace(&self, gateway: Arc<Gateway>) {
+        self.gateway.store(gateway);
+    }
+
+    /// Notes what came of a reload; `problems` if nothing changed. Gives the generation that is in force.
+    pub fn reloaded(&self, at: UnixSeconds, problems: Option<String>) -> u64 {
+        let mut configuration = self.configuration.lock().unwrap_or_else(PoisonError::into_inner);
+        let (result, successful) = if problems.is_some() { ("failure", 0) } else { ("success", 1) };
+        configuration.generation += u64::from(problems.is_none());
+        (configuration.reloaded_at, configuration.problems) = (Some(at), problems);
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.metrics.config_reloads.with_label_values(&[result]).inc();
+        self.metrics.config_last_reload_successful.set(successful);
+        self.metrics.config_last_reload.set(number(at));
+        self.metrics.config_generation.set(number(configuration.generation));
+        configuration.generation
+    }
+
+    pub fn configuration(&self) -> Configuration {
+        self.configuration.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Why no traffic should be sent here; empty when it should.
     fn not_ready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         if self.draining.load(Ordering::Relaxed) {
             reasons.push("draining".to_owned());
         }
-        for issuer in self.gateway.verifier().issuers() {
-            if !issuer.keys.state().loaded {
+        for issuer in self.gateway().verifier().issuers() {
+            if issuer.keys.as_ref().is_some_and(|keys| !keys.state().loaded) {
                 reasons.push(format!("issuer {}: no keys yet", issuer.settings.name));
             }
         }
@@ -149,7 +224,7 @@ impl Admin {
         let Some(page) = Page::at(request.uri().path()) else {
             return text(
                 StatusCode::NOT_FOUND,
-                "there are /metrics, /healthz, /readyz, /keys and /keys/rotate\n".to_owned(),
+                "there are /metrics, /healthz, /readyz, /reload, /keys and /keys/rotate\n".to_owned(),
             );
         };
         let fits = match *request.method() {
@@ -179,17 +254,35 @@ impl Admin {
                 reasons => text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
             },
             Page::Metrics => {
+                self.control.gateway().measure();
                 let mut response = text(StatusCode::OK, self.control.metrics.exposition());
                 let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response
             }
+            Page::Reload => self.reload().await,
             Page::Keys | Page::RotateKeys => self.keys(page, request.uri().query().unwrap_or_default()).await,
         }
     }
 
+    /// 200 with the new generation; 422 with what is wrong and keeps the old one in force.
+    async fn reload(&self) -> Response<Full<Bytes>> {
+        let (answer, answered) = oneshot::channel();
+        // Who does not get a place has others before it that read the same files.
+        if self.control.reloads.try_send(ReloadRequest(answer)).is_err() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "too many reloads are waiting\n".to_owned());
+        }
+        let (status, configuration) = match answered.await {
+            Ok(Ok(_)) => (StatusCode::OK, self.control.configuration()),
+            Ok(Err(_)) => (StatusCode::UNPROCESSABLE_ENTITY, self.control.configuration()),
+            Err(_) => return text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping\n".to_owned()),
+        };
+        json_text(status, &serde_json::json!(configuration))
+    }
+
     async fn keys(&self, page: Page, query: &str) -> Response<Full<Bytes>> {
-        let Some(server) = self.control.gateway.authorization_server() else {
+        let gateway = self.control.gateway();
+        let Some(server) = gateway.authorization_server() else {
             return text(StatusCode::NOT_FOUND, "there is no authorization server\n".to_owned());
         };
         let keys = if page == Page::RotateKeys {
@@ -206,9 +299,7 @@ impl Admin {
         } else {
             server.list_keys()
         };
-        let mut response = text(StatusCode::OK, serde_json::json!(keys).to_string() + "\n");
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        response
+        json_text(StatusCode::OK, &serde_json::json!(keys))
     }
 
     fn is_authorized(&self, headers: &HeaderMap) -> bool {
@@ -228,6 +319,7 @@ enum Page {
     Ready,
     Keys,
     RotateKeys,
+    Reload,
 }
 
 impl Page {
@@ -238,13 +330,14 @@ impl Page {
             "/readyz" => Self::Ready,
             "/keys" => Self::Keys,
             "/keys/rotate" => Self::RotateKeys,
+            "/reload" => Self::Reload,
             _ => return None,
         })
     }
 
     /// Changes something, and is asked by POST.
     fn is_action(self) -> bool {
-        self == Self::RotateKeys
+        matches!(self, Self::RotateKeys | Self::Reload)
     }
 
     /// Needs no token.
@@ -260,6 +353,12 @@ fn is_from_this_machine(request: &Request<Incoming>, peer: IpAddr) -> bool {
     peer.is_loopback()
         && host.is_some_and(|host| is_loopback_host(&host))
         && !request.headers().contains_key(header::ORIGIN)
+}
+
+fn json_text(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
+    let mut response = text(status, value.to_string() + "\n");
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

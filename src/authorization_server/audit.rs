@@ -29,14 +29,8 @@ impl AuthorizationServer {
         );
     }
 
-    pub(super) fn audit_grant(
-        &self,
-        request: &GrantRequest<'_>,
-        grant: &'static str,
-        user: Option<&str>,
-        scope: &ScopeSet,
-    ) {
-        let (client, caller) = (&request.by.client.id, request.caller);
+    pub(super) fn audit_grant(&self, request: &GrantRequest<'_>, user: Option<&str>, scope: &ScopeSet) {
+        let (grant, client, caller) = (request.grant.name(), &request.by.client.id, request.caller);
         self.metrics().tokens_issued.with_label_values(&[grant, client]).inc();
         tracing::info!(
             target: "audit", event = "grant", grant, client = %client, user, scope = %scope,

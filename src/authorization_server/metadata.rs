@@ -42,16 +42,8 @@ impl AuthorizationServer {
     fn metadata(&self) -> Value {
         let settings = self.settings();
         let url = |name: &str| format!("{}{}/{name}", settings.issuer.origin(), settings.path);
-        let grants: Vec<_> = [
-            (Grant::AuthorizationCode, "authorization_code"),
-            (Grant::ClientCredentials, "client_credentials"),
-            (Grant::Password, "password"),
-            (Grant::RefreshToken, "refresh_token"),
-        ]
-        .into_iter()
-        .filter(|(grant, _)| self.clients().any_has(*grant))
-        .map(|(_, name)| name)
-        .collect();
+        let granted = Grant::ALL.into_iter().filter(|grant| self.clients().any_has(*grant));
+        let grants: Vec<_> = granted.map(Grant::name).collect();
         let methods: Vec<_> = [
             (AuthMethod::ClientSecretBasic, "client_secret_basic"),
             (AuthMethod::ClientSecretPost, "client_secret_post"),

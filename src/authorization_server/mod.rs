@@ -173,6 +173,20 @@ pub enum Grant {
     ClientCredentials,
 }
 
+impl Grant {
+    pub const ALL: [Self; 4] = [Self::AuthorizationCode, Self::ClientCredentials, Self::Password, Self::RefreshToken];
+
+    /// What `grant_type` says, and what metrics and events call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AuthorizationCode => "authorization_code",
+            Self::RefreshToken => "refresh_token",
+            Self::Password => "password",
+            Self::ClientCredentials => "client_credentials",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RefreshPolicy {
     /// A refresh token when `offline_access` was asked for and may be given.

@@ -142,6 +142,12 @@ impl AuthorizationServer {
         let clients = Clients::new(std::mem::take(&mut settings.clients), shared.verified.clone());
         let mut users = Users::new(std::mem::take(&mut settings.users), std::mem::take(&mut settings.roles));
         users.set_changed(shared.store.note_passwords(users.stamps()).await?);
+        // Before the first token, so that a client's first is seen: what is left to migrate is read off this metric.
+        for client in clients.iter() {
+            for grant in &client.grants {
+                shared.metrics.tokens_issued.with_label_values(&[grant.name(), &client.id]);
+            }
+        }
         for client in clients.iter().filter(|client| client.grants.contains(&super::Grant::Password)) {
             tracing::warn!(event = "password_grant", client = %client.id, "a client has the password grant, which RFC 9700 deprecates");
         }

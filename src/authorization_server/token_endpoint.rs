@@ -52,19 +52,13 @@ impl AuthorizationServer {
         let by = client.insert(self.authenticate_client(&headers, &form, caller).await?);
         let name =
             form.get("grant_type").ok_or_else(|| Error::new(ErrorCode::InvalidRequest, "grant_type is missing"))?;
-        let grant = match name {
-            "authorization_code" => Grant::AuthorizationCode,
-            "client_credentials" => Grant::ClientCredentials,
-            "password" => Grant::Password,
-            "refresh_token" => Grant::RefreshToken,
-            _ => return Err(unsupported()),
-        };
+        let grant = Grant::ALL.into_iter().find(|grant| grant.name() == name).ok_or_else(unsupported)?;
         if !by.client.grants.contains(&grant) {
             // A grant that nobody has is as good as not built.
             let known = self.clients().any_has(grant);
             return Err(if known { unauthorized() } else { unsupported() });
         }
-        let request = GrantRequest { by, form: &form, caller };
+        let request = GrantRequest { grant, by, form: &form, caller };
         match grant {
             Grant::Password => self.password_grant(&request).await,
             Grant::RefreshToken => self.refresh_grant(&request).await,

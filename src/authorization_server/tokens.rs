@@ -14,17 +14,13 @@ use crate::clock::UnixSeconds;
 use crate::jose::UnverifiedJws;
 use crate::scope::ScopeSet;
 use crate::secret::random;
-use crate::store::{Digest, NewAccessToken, NewRefreshToken, OPAQUE_PREFIX};
-
-/// How refresh tokens and codes begin, so that scanners for leaked secrets know them.
-const REFRESH_PREFIX: &str = "tgr_";
-const CODE_PREFIX: &str = "tgc_";
+use crate::store::{CODE_PREFIX, Digest, NewAccessToken, NewRefreshToken, OPAQUE_PREFIX, REFRESH_PREFIX};
 
 /// RFC 9068 section 2.1.
 const TYP: &str = "at+jwt";
 
 /// Claims that the server alone sets: a user's own claims of these names are left out.
-pub const RESERVED_CLAIMS: [&str; 24] = [
+pub const RESERVED_CLAIMS: [&str; 25] = [
     "iss",
     "sub",
     "aud",
@@ -45,6 +41,7 @@ pub const RESERVED_CLAIMS: [&str; 24] = [
     "active",
     "username",
     "token_type",
+    "token_use",
     "sid",
     "nonce",
     "typ",

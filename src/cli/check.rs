@@ -29,7 +29,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let path = arguments.config.path();
     let (outcome, found) = match config::load(&path) {
         Ok((config, mut found)) => {
-            let failures = rule_test_failures(config)?;
+            let failures = rule_test_failures(&config)?;
             let outcome = if failures.is_empty() { Outcome::Fine } else { Outcome::Failed };
             found.splice(0..0, failures);
             (outcome, found)
@@ -51,10 +51,10 @@ fn json(found: &[Diagnostic]) -> anyhow::Result<String> {
 }
 
 /// Runs the `[[tests]]`; those that come out otherwise than expected are errors.
-fn rule_test_failures(mut config: Config) -> anyhow::Result<Vec<Diagnostic>> {
-    let tests = std::mem::take(&mut config.tests);
-    let questions: Vec<_> = tests.iter().map(|test| question(test, &config)).collect();
-    let rules = Rules::new(&mut config.plan).map_err(|(one, other)| anyhow::anyhow!("routes {one} and {other} tie"))?;
+pub(super) fn rule_test_failures(config: &Config) -> anyhow::Result<Vec<Diagnostic>> {
+    let tests = &config.tests;
+    let questions: Vec<_> = tests.iter().map(|test| question(test, config)).collect();
+    let rules = Rules::new(&config.plan).map_err(|(one, other)| anyhow::anyhow!("routes {one} and {other} tie"))?;
     let asked = tests.iter().zip(questions);
     Ok(asked
         .filter_map(|(test, question)| match question {
@@ -72,7 +72,7 @@ fn question(test: &RuleTest, config: &Config) -> anyhow::Result<Question> {
     let (host, target) = split_url(&test.target, &config.plan.public_url.authority())?;
     let listener = config.server.listeners.iter().position(|listener| !listener.redirect_to_https).unwrap_or(0);
     let (method, headers, now) = (test.method.clone(), http::HeaderMap::new(), Clock::system().now());
-    Ok(Question { listener, method, host, target, headers, token, now })
+    Ok(Question { listener, method, host, target, headers, peer: test.peer, token, now })
 }
 
 fn failure(test: &RuleTest, came: &Explanation) -> Option<Diagnostic> {
@@ -85,7 +85,9 @@ fn failure(test: &RuleTest, came: &Explanation) -> Option<Diagnostic> {
     }
     let (came_status, expected) = (named(came.status), named(test.expect));
     let message = format!("`{} {}` came to {came_status}, and {expected} was expected", test.method, test.target);
-    let telling = |line: &&String| ["route:", "entry", "  no:", "status:"].iter().any(|start| line.starts_with(start));
+    let telling = |line: &&String| {
+        ["route:", "address:", "entry", "  no:", "status:"].iter().any(|start| line.starts_with(start))
+    };
     let why: Vec<&str> = came.lines.iter().filter(telling).map(|line| line.trim()).collect();
     Some(test.failure(message, why.join("; ")))
 }

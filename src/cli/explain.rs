@@ -1,5 +1,7 @@
 //! `tollgate explain`.
 
+use std::net::IpAddr;
+
 use anyhow::{Context as _, bail};
 use clap::Args;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -27,6 +29,9 @@ pub(super) struct Arguments {
     /// A request header
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
+    /// The address that the connection comes from; without it, address rules are not judged
+    #[arg(long, value_name = "ADDRESS")]
+    peer: Option<IpAddr>,
     /// The listener that the request comes in by; default: the first that forwards
     #[arg(long)]
     listener: Option<String>,
@@ -40,9 +45,9 @@ fn object(json: &str) -> Result<Claims, String> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
-    let Some(mut config) = arguments.config.load() else { return Ok(Outcome::Failed) };
+    let Some(config) = arguments.config.load() else { return Ok(Outcome::Failed) };
     let question = question(arguments, &config)?;
-    let rules = Rules::new(&mut config.plan).map_err(|(one, other)| anyhow::anyhow!("routes {one} and {other} tie"))?;
+    let rules = Rules::new(&config.plan).map_err(|(one, other)| anyhow::anyhow!("routes {one} and {other} tie"))?;
     print(&(rules.explain(&question).lines.join("\n") + "\n"))?;
     Ok(Outcome::Fine)
 }
@@ -70,7 +75,8 @@ fn question(arguments: &Arguments, config: &Config) -> anyhow::Result<Question> 
         None => config.server.listeners.iter().position(|listener| !listener.redirect_to_https).unwrap_or(0),
     };
     let method = http::Method::from_bytes(arguments.method.as_bytes()).context("not a method")?;
-    Ok(Question { listener, method, host, target, headers, token, now: Clock::system().now() })
+    let peer = arguments.peer;
+    Ok(Question { listener, method, host, target, headers, peer, token, now: Clock::system().now() })
 }
 
 fn listener_named(config: &Config, name: &str) -> anyhow::Result<usize> {
@@ -84,7 +90,7 @@ pub(super) fn assumed(mut claims: Map<String, Value>, config: &Config) -> anyhow
     let issuers = &config.plan.issuers;
     let named = claims.remove("issuer").or_else(|| claims.get("iss").cloned());
     let issuer = match named.as_ref().and_then(Value::as_str) {
-        Some(named) => issuers.iter().position(|issuer| *issuer.name == *named || issuer.issuer == named),
+        Some(named) => issuers.iter().position(|issuer| *issuer.name == *named || issuer.issuer() == Some(named)),
         None => issuers.iter().position(|issuer| &*issuer.name == "self").or((!issuers.is_empty()).then_some(0)),
     };
     let issuer = issuer.with_context(|| match named {

@@ -8,6 +8,7 @@ mod explain;
 mod hash_password;
 mod keygen;
 mod keys;
+mod reload;
 mod routes;
 mod run;
 mod schema;
@@ -36,9 +37,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve. SIGTERM drains; replaced certificates are picked up; other changes need a restart.
+    /// Serve. SIGTERM drains; SIGHUP or a changed file makes it take up the configuration anew.
     ///
-    /// Nothing starts while the configuration has an error.
+    /// Nothing starts while the configuration has an error, and nothing changes while a new one has.
     Run(run::Arguments),
     /// Load the configuration, say everything that is wrong with it, and run its [[tests]].
     ///

@@ -5,7 +5,7 @@ use http::Method;
 use serde::Serialize;
 
 use super::{ConfigArgument, Outcome, print};
-use crate::gateway::plan::{Plan, RoutePlan};
+use crate::gateway::plan::{Origins, Plan, RoutePlan};
 use crate::policy::{Condition, Entry, Requirements};
 use crate::routing::HostPattern;
 
@@ -26,7 +26,7 @@ enum Format {
     Table,
     /// For a wiki or a merge request
     Markdown,
-    /// One array of {route, listeners, hosts, path, upstream, method, public, who}
+    /// One array of {route, listeners, hosts, path, upstream, method, public, who, ip_allow, ip_deny, rate_limit, origins}
     Json,
 }
 
@@ -45,6 +45,12 @@ struct Row {
     public: bool,
     /// Alternatives.
     who: Vec<String>,
+    /// Empty: any address.
+    ip_allow: Vec<String>,
+    ip_deny: Vec<String>,
+    rate_limit: Option<String>,
+    /// Whose scripts may call it (CORS).
+    origins: Vec<String>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
@@ -94,6 +100,14 @@ fn row(plan: &Plan, route: &RoutePlan, method: Option<&Method>) -> Row {
         upstream: plan.upstreams[route.upstream].name.to_string(),
         public: entries.iter().any(|entry| matches!(entry.condition, Condition::Public)),
         who: entries.iter().map(|entry| who(&entry.condition)).collect(),
+        ip_allow: route.addresses.allow.iter().map(ToString::to_string).collect(),
+        ip_deny: route.addresses.deny.iter().map(ToString::to_string).collect(),
+        rate_limit: route.rate_limit.map(|limit| limit.to_string()),
+        origins: match route.cors.as_ref().map(|cors| &cors.origins) {
+            None => Vec::new(),
+            Some(Origins::Any) => vec!["*".to_owned()],
+            Some(Origins::These(origins)) => origins.clone(),
+        },
         method: method.map_or("*", Method::as_str).to_owned(),
     }
 }
@@ -131,7 +145,14 @@ fn columns(rows: &[Row], [left, between, right]: &[&str; 3]) -> String {
     let mut lines = vec![HEAD.map(str::to_owned)];
     lines.extend(rows.iter().map(|row| {
         let host = if row.hosts.is_empty() { "any".to_owned() } else { row.hosts.join(", ") };
-        [row.route.clone(), host, row.path.clone(), row.method.clone(), row.who.join("; or ")]
+        let mut who = row.who.join("; or ");
+        if !row.ip_allow.is_empty() {
+            who += &format!("; only from {}", row.ip_allow.join(" or "));
+        }
+        if !row.ip_deny.is_empty() {
+            who += &format!("; not from {}", row.ip_deny.join(" or "));
+        }
+        [row.route.clone(), host, row.path.clone(), row.method.clone(), who]
     }));
     let markdown = !left.is_empty();
     if markdown {

@@ -1,22 +1,29 @@
-//! `tollgate run`: from a configuration to a process that serves, and back down on SIGTERM.
+//! `tollgate run`: from a configuration to a process that serves, and back down on SIGTERM. What happens in between when
+//! the configuration changes is told in `reload`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
+use super::reload::{FileWatch, Fixed};
 use super::{ConfigArgument, Outcome};
-use crate::admin::{Admin, Control};
+use crate::admin::{Admin, Control, ReloadRequest};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::gateway::Limits;
 use crate::gateway::assemble::{self, assemble};
-use crate::gateway::{Gateway, Limits};
-use crate::server::{Bound, Server, listen};
+use crate::server::{Prepared, Server, listen};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::log::{self, Sink};
 use crate::telemetry::metrics::Metrics;
+
+/// How often the files of the configuration are looked at.
+const FILES: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -31,7 +38,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     log::install(&config.log, &sink);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let outcome = runtime.block_on(async {
-        let running = Running::start(config, &metrics, &sink).await?;
+        let watch = FileWatch::new(arguments.config.path(), config.files.clone());
+        let running = Running::start(config, Some(watch), &metrics, &sink).await?;
         running.until_stopped().await
     });
     if let Err(error) = &outcome {
@@ -43,23 +51,32 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
 
 /// A gateway that serves.
 pub(super) struct Running {
-    server: Server,
-    control: Arc<Control>,
-    drain_delay: std::time::Duration,
+    pub(super) server: Server,
+    pub(super) control: Arc<Control>,
+    pub(super) metrics: Metrics,
+    pub(super) sink: Sink,
+    pub(super) drain_delay: Duration,
+    /// What is set up once and for all.
+    pub(super) fixed: Fixed,
+    /// Where the configuration is; the demo has none.
+    pub(super) watch: Option<FileWatch>,
+    reloads: mpsc::Receiver<ReloadRequest>,
 }
 
 impl Running {
     /// Binds, assembles and serves. Nothing is accepted before everything is ready to answer.
-    pub(super) async fn start(config: Config, metrics: &Metrics, sink: &Sink) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        config: Config,
+        watch: Option<FileWatch>,
+        metrics: &Metrics,
+        sink: &Sink,
+    ) -> anyhow::Result<Self> {
+        let fixed = Fixed::of(&config);
         let Config { server, admin, admin_is_explicit, log, plan, tests: _, files: _ } = config;
         tracing::info!(event = "starting", version = env!("CARGO_PKG_VERSION"), workers = server.workers);
-        let limits = Limits {
-            header_count: server.limits.header_count,
-            body_timeout: server.limits.body_timeout,
-            stream_idle: server.limits.stream_idle,
-        };
+        let limits = request_limits(&server);
         let drain_delay = server.limits.drain_delay;
-        let mut bound = Bound::bind(server, metrics)?;
+        let prepared = Prepared::new(server, None, metrics)?;
         let admin_socket = match listen(admin.address) {
             Ok(socket) => Some(socket),
             // Nobody asked for it: another gateway on this machine may have the default address.
@@ -71,43 +88,47 @@ impl Running {
         };
         let access_log = log.access.then(|| AccessLog::new(sink.clone(), log.format));
         let context = assemble::Context { metrics: metrics.clone(), clock: Clock::system(), access_log, limits };
-        let (gateway, background): (Arc<Gateway>, _) = assemble(plan, context).await?;
+        let (gateway, background) = assemble(plan, context, None).await?;
         for work in background {
             tokio::spawn(work);
         }
-        let control =
-            Control { metrics: metrics.clone(), gateway: Arc::clone(&gateway), draining: AtomicBool::new(false) };
-        let control = Arc::new(control);
+        let (control, reloads) = Control::new(metrics.clone(), Arc::clone(&gateway));
+        let routes = gateway.routes().all().len();
+        let server = prepared.serve(&gateway, metrics)?;
         if let Some(socket) = admin_socket {
             let address = socket.local_addr().context("[admin]")?;
             let admin = Admin::new(admin, socket, Arc::clone(&control)).context("[admin]")?;
             if let Some(certificates) = admin.certificates() {
-                bound.also_watch("admin", certificates, metrics);
+                server.certificates().also("admin", certificates, metrics);
             }
             tracing::info!(event = "listener.ready", listener = "admin", %address);
             tokio::spawn(admin.serve());
         }
-        tokio::spawn(bound.watch_certificates(metrics));
-        let server = bound.serve(&gateway, metrics)?;
-        tracing::info!(event = "ready", routes = gateway.routes().all().len());
-        Ok(Self { server, control, drain_delay })
+        tokio::spawn(server.certificates().keep_fresh(metrics.clone()));
+        tracing::info!(event = "ready", routes);
+        let (metrics, sink) = (metrics.clone(), sink.clone());
+        Ok(Self { server, control, metrics, sink, drain_delay, fixed, watch, reloads })
     }
 
-    /// Serves until SIGTERM or SIGINT, then lets what runs finish. A second signal ends it at once.
-    pub(super) async fn until_stopped(self) -> anyhow::Result<Outcome> {
+    /// Serves until SIGTERM or SIGINT, then lets what runs finish. A second signal ends it at once. SIGHUP, an operator's
+    /// word and a changed file make it take up the configuration anew.
+    pub(super) async fn until_stopped(mut self) -> anyhow::Result<Outcome> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
+        let mut look = tokio::time::interval(FILES);
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => {
-                    tracing::warn!(event = "reload.ignored", "reloading is not built yet; restart to take up changes");
-                }
+                _ = hangup.recv() => drop(self.reload("SIGHUP").await),
+                Some(request) = self.reloads.recv() => request.answer(self.reload("POST /reload").await),
+                _ = look.tick() => if self.watch.as_mut().is_some_and(FileWatch::has_changed) {
+                    let _ = self.reload("a changed file").await;
+                },
             }
         }
-        let Self { server, control, drain_delay } = self;
+        let Self { server, control, drain_delay, .. } = self;
         control.draining.store(true, Ordering::Relaxed);
         tracing::info!(event = "draining");
         let drain = async {
@@ -124,5 +145,13 @@ impl Running {
         }
         tracing::info!(event = "stopped");
         Ok(Outcome::Fine)
+    }
+}
+
+pub(super) fn request_limits(server: &crate::server::Settings) -> Limits {
+    Limits {
+        header_count: server.limits.header_count,
+        body_timeout: server.limits.body_timeout,
+        stream_idle: server.limits.stream_idle,
     }
 }

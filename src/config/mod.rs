@@ -45,6 +45,8 @@ pub struct RuleTest {
     pub target: String,
     /// Absent: no token. `issuer` (a configured name), `sub`, `scope`, `client_id` and any further claim.
     pub token: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Absent: addresses are not judged.
+    pub peer: Option<std::net::IpAddr>,
     pub expect: u16,
     place: Place,
 }

@@ -250,9 +250,9 @@ table! {
         audience: List<String>,
         /// Where its keys are published. One of `jwks_url`, `jwks_file` and `discovery`.
         jwks_url: String,
-        /// A file with its keys.
+        /// A file with its keys; read again when it changes.
         jwks_file: String,
-        /// Find the keys by the issuer's metadata.
+        /// Find the keys by the issuer's metadata (RFC 8414, OpenID Connect Discovery).
         discovery: bool,
         /// PEM file: a private authority that its servers' certificates come from.
         ca: String,
@@ -274,7 +274,7 @@ table! {
         roles_claim: String,
         /// Allowed difference of clocks, at most five minutes. Default: "30s".
         leeway: Interval,
-        /// Default: "5m".
+        /// Longest time between two fetches; `Cache-Control` of the answer may shorten it. Default: "5m".
         jwks_refresh: Interval,
         /// At least this long between two refreshes caused by an unknown `kid`. Default: "30s".
         jwks_cooldown: Interval,
@@ -282,27 +282,45 @@ table! {
 }
 
 table! {
-    #[schemars(extend("required" = ["url", "client_id", "client_secret", "audience"]))]
+    #[schemars(extend("required" = ["url", "client_id", "client_secret"]))]
     Introspection, "a table" {
-        /// Which JWTs are its own.
+        /// The `iss` of its JWTs. Absent: none of its tokens is a JWT, unless there is a `jwt` table.
         issuer: String,
+        /// How its opaque tokens begin. Two issuers of opaque tokens on one route need prefixes that differ. Default: "".
         token_prefix: String,
+        /// The introspection endpoint.
         url: String,
+        /// What we are called there.
         client_id: String,
         client_secret: Secret,
+        /// A token must name one of these. May be left out beside a `jwt` table, as may the claims: those of that table count.
         audience: List<String>,
         /// PEM file: a private authority that its servers' certificates come from.
         ca: String,
-        /// Default: "60s".
+        /// Longest time for which an answer counts; never past the token's `exp`. "0s" turns the cache off. Default: "60s".
         cache_ttl: Interval,
-        /// Default: "5s".
+        /// Longest time for which a refusal counts. Default: "5s".
         negative_ttl: Interval,
-        /// Default: 100000.
+        /// Answers that are kept, of 2 KiB each. Default: 100000.
         cache_entries: u64,
-        /// Default: "3s".
+        /// Of a call, the wait for its turn included. Default: "3s".
         timeout: Interval,
-        /// Default: 64.
+        /// Calls at a time. Default: 64.
         concurrency: u64,
+        /// Default: "aud".
+        audience_claim: String,
+        /// Default: "client_id".
+        client_id_claim: String,
+        /// "username" where the issuer names users only there. Default: "sub".
+        user_claim: String,
+        /// Default: none.
+        required_claims: List<String>,
+        /// Default: "scope".
+        scope_claim: String,
+        /// A dotted path is allowed. Default: "roles".
+        roles_claim: String,
+        /// Allowed difference of clocks, at most five minutes. Default: "30s".
+        leeway: Interval,
     }
 }
 
@@ -590,7 +608,9 @@ table! {
         audience: List<String>,
         /// "off": introspect every time.
         cache: Cache,
+        /// Networks that it may be called from, in every mode. Default: any.
         ip_allow: List<String>,
+        /// Networks that it may not be called from. Wins over `ip_allow`.
         ip_deny: List<String>,
         forward: Forward,
         rate_limit: RateLimit,
@@ -706,17 +726,47 @@ impl Read for UpstreamAuthorization {
 }
 
 table! {
-    RateLimit, "a table" {
-        per: String,
+    /// Judged after the rules: what they refuse does not count.
+    #[schemars(extend("required" = ["per", "requests", "window"]))]
+    RateLimit, "a table such as `{ per = \"subject\", requests = 100, window = \"1s\" }`" {
+        /// Who shares a budget. Requests without a token count by address, IPv6 addresses by /64.
+        per: Per,
+        /// In a window, in the long run.
         requests: u64,
+        /// At most a day.
         window: Interval,
+        /// At once. Default: `requests`.
         burst: u64,
     }
 }
 
+words! {
+    Per {
+        /// The token's user; without one, its client.
+        Subject = "subject",
+        /// The token's client.
+        Client = "client",
+        /// The caller's address.
+        Address = "address",
+        /// All callers together.
+        Route = "route",
+    }
+}
+
 table! {
-    Cors, "a table" {
+    /// Which web pages' scripts may call the route. The methods are those that its rules admit.
+    #[schemars(extend("required" = ["origins"]))]
+    Cors, "a table such as `{ origins = [\"https://app.example.com\"] }`" {
+        /// As browsers send them; `["*"]` is every origin.
         origins: List<String>,
+        /// Request headers that scripts may send. Default: whatever a browser asks for.
+        headers: List<String>,
+        /// Response headers that scripts may read besides the usual ones and those that the gateway sets.
+        expose_headers: List<String>,
+        /// Requests may carry cookies. Default: false.
+        credentials: bool,
+        /// How long a browser need not ask again. Default: "10m".
+        max_age: Interval,
     }
 }
 
@@ -727,6 +777,8 @@ table! {
         request: String,
         /// Claims; what is left out is filled in validly. Absent: no token.
         token: Object,
+        /// The address that the request comes from. Absent: addresses are not judged.
+        peer: String,
         /// 200: forwarded; else the status the caller would get.
         expect: u64,
     }

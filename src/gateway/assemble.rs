@@ -6,16 +6,19 @@ use std::sync::Arc;
 
 use super::plan::Plan;
 use super::transform::Managed;
+use tokio::sync::watch;
+
 use super::{Gateway, Limits, head, route};
 use crate::authorization_server::{AuthorizationServer, PublicKeys, StartError};
 use crate::clock::Clock;
-use crate::jose::{KeySet, KeySetError};
-use crate::net::fetch::Fetcher;
+use crate::jose::KeySet;
 use crate::store::{OpenError, Store};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::TlsError;
-use crate::token::{Issuer, IssuerSettings, KeyRing, KeySource, SharedKeys, Verifier};
+use crate::tls::{self, TlsError};
+use crate::token::{
+    Introspector, Issuer, IssuerSettings, JwtSettings, KeyError, KeyKeeper, KeyRing, KeySource, SharedKeys, Verifier,
+};
 use crate::upstream::Upstream;
 
 /// What a gateway needs besides its plan.
@@ -35,25 +38,34 @@ pub enum AssembleError {
     AuthorizationServer(#[from] StartError),
     #[error(transparent)]
     Tls(#[from] TlsError),
-    #[error("the keys of issuer {issuer}: {reason}")]
-    Keys { issuer: Arc<str>, reason: String },
+    #[error("the keys of issuer {issuer}")]
+    Keys { issuer: Arc<str>, source: KeyError },
+    #[error("an issuer is the embedded authorization server, which there is not")]
+    NoServer,
+    #[error("{0} cannot change while the gateway runs: restart it")]
+    Restart(&'static str),
     #[error("the routes {0} and {1} cannot be told apart")]
     Tie(Arc<str>, Arc<str>),
 }
 
-/// Work that goes on beside traffic, on the control thread, until it is dropped.
+/// Work that goes on beside traffic, on the control thread. It ends by itself when what it is for is gone.
 pub type Background = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Builds the gateway of `plan`. Nothing waits for other machines: keys are fetched by the background work.
-pub async fn assemble(mut plan: Plan, context: Context) -> Result<(Arc<Gateway>, Vec<Background>), AssembleError> {
+/// Builds the gateway of `plan`. What `former` has that the plan asks for again goes on: connections, keys, caches, the
+/// store. Nothing waits for other machines: keys are fetched by the background work.
+pub async fn assemble(
+    plan: Plan,
+    context: Context,
+    former: Option<&Gateway>,
+) -> Result<(Arc<Gateway>, Vec<Background>), AssembleError> {
     let Context { metrics, clock, access_log, limits } = context;
     let mut background: Vec<Background> = Vec::new();
     let managed = Managed::new(plan.routes.iter().map(|route| &route.forward));
-    let routes = route::Routes::new(&mut plan, &metrics).map_err(|(one, other)| AssembleError::Tie(one, other))?;
+    let routes = route::Routes::new(&plan, &metrics).map_err(|(one, other)| AssembleError::Tie(one, other))?;
     let Plan {
         public_url,
         trusted_proxies,
-        listeners: _,
+        listeners,
         store,
         issuers,
         authorization_server,
@@ -61,28 +73,54 @@ pub async fn assemble(mut plan: Plan, context: Context) -> Result<(Arc<Gateway>,
         routes: _,
         body_bytes: _,
     } = plan;
-    let authorization_server = match authorization_server {
-        None => None,
-        Some(server) => {
-            let store = Store::open(&store, clock.clone())?;
-            let server = AuthorizationServer::start(server.settings, store, clock.clone(), &metrics).await?;
-            background.push(Box::pin(Arc::clone(&server).upkeep()));
-            Some(server)
+    let former_server = former.and_then(|former| former.authorization_server.as_ref());
+    let authorization_server = match (authorization_server, former_server) {
+        (None, _) => None,
+        (Some(_), Some(former)) if former.store != store => return Err(AssembleError::Restart("[store]")),
+        (Some(plan), Some(former)) => {
+            let server = former.server.reload(plan.settings).await?;
+            Some(Embedded { server, store, work: Arc::clone(&former.work) })
+        }
+        (Some(plan), None) => {
+            let opened = Store::open(&store, clock.clone())?;
+            let server = AuthorizationServer::start(plan.settings, opened, clock.clone(), &metrics).await?;
+            let work = work(Arc::clone(&server).upkeep(), &mut background);
+            Some(Embedded { server, store, work: Arc::new(work) })
         }
     };
-    let issuers = issuers
-        .into_iter()
-        .map(|settings| issuer(settings, authorization_server.as_ref(), &metrics, &mut background))
-        .collect::<Result<_, _>>()?;
-    let upstreams =
-        upstreams.into_iter().map(|settings| Upstream::new(settings, &metrics)).collect::<Result<_, _>>()?;
+    let verifier = {
+        let former = former.map(|former| &former.verifier);
+        let mut ready = Vec::new();
+        for (index, settings) in issuers.into_iter().enumerate() {
+            let kept = former.and_then(|former| former.issuers().get(index));
+            let kept = kept.filter(|issuer| issuer.is_still(index, &settings)).cloned();
+            ready.push(match kept {
+                Some(issuer) => issuer,
+                None => {
+                    let server = authorization_server.as_ref().map(|embedded| &embedded.server);
+                    Arc::new(issuer(index, settings, server, &metrics, &clock, &mut background)?)
+                }
+            });
+        }
+        let same = |former: &&Arc<Verifier>| {
+            former.issuers().len() == ready.len()
+                && former.issuers().iter().zip(&ready).all(|(former, issuer)| Arc::ptr_eq(former, issuer))
+        };
+        former.filter(same).cloned().unwrap_or_else(|| Arc::new(Verifier::new(ready, clock.clone())))
+    };
+    let upstream = |settings| {
+        let kept = former.and_then(|former| former.upstreams.iter().find(|upstream| upstream.is_still(&settings)));
+        kept.cloned().map_or_else(|| Upstream::new(settings, &metrics).map(Arc::new), Ok)
+    };
+    let upstreams = upstreams.into_iter().map(upstream).collect::<Result<_, _>>()?;
     let gateway = Gateway {
         realm: public_url.as_str().to_owned(),
         public_url,
         trusted_proxies,
+        listeners,
         routes,
         managed,
-        verifier: Verifier::new(issuers, clock.clone()),
+        verifier,
         authorization_server,
         upstreams,
         limits,
@@ -97,39 +135,65 @@ pub async fn assemble(mut plan: Plan, context: Context) -> Result<(Arc<Gateway>,
     Ok((Arc::new(gateway), background))
 }
 
+/// The embedded authorization server and what outlives its settings.
+#[derive(Debug)]
+pub(super) struct Embedded {
+    pub(super) server: Arc<AuthorizationServer>,
+    store: crate::store::Settings,
+    /// Its upkeep ends with this.
+    work: Arc<watch::Sender<()>>,
+}
+
+/// Has `task` run until what is returned is dropped.
+fn work(task: impl Future<Output = ()> + Send + 'static, background: &mut Vec<Background>) -> watch::Sender<()> {
+    let (owner, mut owned) = watch::channel(());
+    background.push(Box::pin(async move {
+        tokio::select! {
+            () = task => {}
+            _ = owned.changed() => {}
+        }
+    }));
+    owner
+}
+
 fn issuer(
+    index: usize,
     settings: IssuerSettings,
     server: Option<&Arc<AuthorizationServer>>,
     metrics: &Metrics,
+    clock: &Clock,
     background: &mut Vec<Background>,
 ) -> Result<Issuer, AssembleError> {
-    let failed = |reason: String| AssembleError::Keys { issuer: settings.name.clone(), reason };
+    let name = &settings.name;
+    let failed = |source: KeyError| AssembleError::Keys { issuer: Arc::clone(name), source };
     let mut store = None;
-    let keys = match &settings.keys {
-        KeySource::File(path) => {
-            let json = std::fs::read(path).map_err(|error| failed(format!("{}: {error}", path.display())))?;
-            let (keys, left_out) =
-                KeySet::parse(&json, &settings.algorithms).map_err(|error: KeySetError| failed(error.to_string()))?;
-            for reason in left_out {
-                tracing::warn!(event = "jwks.key_left_out", issuer = &*settings.name, reason);
-            }
-            Arc::new(KeyRing::fixed(keys))
-        }
-        KeySource::Url { url, ca, .. } => {
-            let keys = Arc::new(KeyRing::fetched());
-            let fetcher = Fetcher::new(url, ca.as_deref())?;
-            let fetches = metrics.key_fetches.clone();
-            background.push(Box::pin(Arc::clone(&keys).keep_fresh(settings.clone(), fetcher, fetches)));
-            keys
-        }
-        KeySource::Embedded => {
-            let server = server.ok_or_else(|| failed("there is no embedded authorization server".to_owned()))?;
+    let mut tasks = Vec::new();
+    let keys = match &settings.jwt {
+        None => None,
+        Some(JwtSettings { keys: KeySource::Embedded, .. }) => {
+            let server = server.ok_or(AssembleError::NoServer)?;
             store = Some(server.store().clone());
-            Arc::new(KeyRing::shared(Box::new(OwnKeys(server.public_keys()))))
+            Some(Arc::new(KeyRing::shared(Box::new(OwnKeys(server.public_keys())), metrics.keys(name))))
+        }
+        Some(jwt) => {
+            let keeper = KeyKeeper::new(Arc::clone(name), jwt.clone(), metrics.keys(name)).map_err(failed)?;
+            let ring = keeper.ring();
+            tasks.push(work(keeper.run(), background));
+            Some(ring)
         }
     };
-    let metrics = metrics.tokens(&settings.name);
-    Ok(Issuer { settings, keys, store, metrics })
+    let introspector = match settings.introspection.clone() {
+        None => None,
+        Some(introspection) => {
+            let (name, metrics) = (Arc::clone(name), metrics.introspection(name));
+            let (introspector, calls) = Introspector::new(name, index, introspection, metrics, clock.clone())?;
+            tasks.push(work(calls.run(), background));
+            Some(introspector)
+        }
+    };
+    let metrics = metrics.tokens(name);
+    let files = tls::contents(settings.files());
+    Ok(Issuer { index, settings, keys, introspector, store, metrics, files, work: tasks })
 }
 
 /// The embedded server's keys, as verifiers see them.

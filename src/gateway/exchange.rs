@@ -16,6 +16,7 @@ use super::head::Connection;
 use super::reject::Reject;
 use super::route::Route;
 use super::{Gateway, Worker};
+use crate::limits::Standing;
 use crate::net::body::BodyError;
 use crate::telemetry::access_log::Event;
 use crate::telemetry::metrics::Decision;
@@ -202,6 +203,10 @@ pub(super) struct Exchange {
     pub(super) route: Option<Arc<Route>>,
     pub(super) token: Option<Arc<VerifiedToken>>,
     pub(super) decision: Decision,
+    /// Of a request that counts against its route's limit.
+    pub(super) standing: Option<Standing>,
+    /// Where the route says who may read its answers.
+    pub(super) allowed_origin: Option<HeaderValue>,
     pub(super) reason: Option<&'static str>,
     pub(super) cause: Option<String>,
     pub(super) status: u16,
@@ -241,7 +246,8 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if self.status == 0 {
+        let answered = self.status != 0;
+        if !answered {
             // There was nobody left to answer.
             self.status = 499;
             self.reason.get_or_insert("caller_left");
@@ -279,6 +285,8 @@ impl Drop for Exchange {
                 aborted: !self.complete,
             });
         }
-        self.connection.activity.end();
+        // A proxy takes back what its clients do: the others behind it shall not pay for that.
+        let blameless = || self.gateway().trusted_proxies.contains(self.connection.peer);
+        self.connection.activity.end(answered || blameless());
     }
 }

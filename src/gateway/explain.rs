@@ -2,6 +2,7 @@
 //! of them said.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderValue};
@@ -9,15 +10,18 @@ use http::request::Parts;
 use http::{Method, Request};
 use serde_json::{Map, Value, json};
 
+use super::cors::Preflight;
 use super::plan::{HostHeader, Plan, UpstreamAuthorization};
 use super::reject::Reject;
 use super::route::{Route, Routes, Target};
 use super::{head, nowhere, refusal, transform};
 use crate::clock::UnixSeconds;
 use crate::jose::{KeySet, UnverifiedJws};
+use crate::net::TrustedProxies;
+use crate::net::forwarded::Origin;
 use crate::policy::{self, Access, Check, Condition, Entry, Need};
 use crate::telemetry::metrics::Metrics;
-use crate::token::{Bearer, BearerError, IssuerSettings, KeySource, VerifiedToken, accept_claims};
+use crate::token::{self, Bearer, BearerError, IssuerSettings, JwtSettings, KeySource, Kin, Refusal, VerifiedToken};
 use crate::upstream::{self, Dialect};
 
 /// The rules of a plan, ready to be asked.
@@ -26,6 +30,7 @@ pub struct Rules {
     routes: Routes,
     issuers: Vec<IssuerSettings>,
     upstreams: Vec<upstream::Settings>,
+    trusted_proxies: TrustedProxies,
     realm: String,
 }
 
@@ -50,6 +55,8 @@ pub struct Question {
     pub host: String,
     pub target: String,
     pub headers: HeaderMap,
+    /// The far end of the connection. Absent: addresses are not judged.
+    pub peer: Option<IpAddr>,
     pub token: AssumedToken,
     pub now: UnixSeconds,
 }
@@ -65,12 +72,13 @@ pub struct Explanation {
 }
 
 impl Rules {
-    /// Takes what it needs of the plan. Two routes that tie, as their names, are the error.
-    pub fn new(plan: &mut Plan) -> Result<Self, (Arc<str>, Arc<str>)> {
+    /// Those of `plan`. Two routes that tie, as their names, are the error.
+    pub fn new(plan: &Plan) -> Result<Self, (Arc<str>, Arc<str>)> {
         let issuers = plan.issuers.clone();
-        let upstreams = plan.upstreams.clone();
+        let (upstreams, trusted_proxies) = (plan.upstreams.clone(), plan.trusted_proxies.clone());
         let realm = plan.public_url.as_str().to_owned();
-        Ok(Self { routes: Routes::new(plan, &Metrics::new())?, issuers, upstreams, realm })
+        let routes = Routes::new(plan, &Metrics::new())?;
+        Ok(Self { routes, issuers, upstreams, trusted_proxies, realm })
     }
 
     /// The index of the issuer with this name.
@@ -88,6 +96,14 @@ impl Rules {
             Err(Stop::AuthorizationServer) => {
                 told.line("status: answered by the authorization server");
                 200
+            }
+            Err(Stop::Preflight(answer)) => {
+                let status = answer.status();
+                told.line(format!("status: {status} (a preflight, answered here)"));
+                for (name, value) in answer.headers() {
+                    told.line(format!("  {name}: {}", String::from_utf8_lossy(value.as_bytes())));
+                }
+                status.as_u16()
             }
             Err(Stop::Reject(reject)) => {
                 let status = reject.status();
@@ -126,10 +142,23 @@ impl Rules {
         let plan = &route.plan;
         told.route = Some(plan.name.to_string());
         told.line(format!("route: {} ({})", plan.name, plan.path_text));
+        self.judge_address(question, route, &parts, told)?;
         let upstream = &self.upstreams[plan.upstream];
         told.line(format!("upstream: {}", upstream.name));
         let dialect: Dialect = upstream.dialect;
         route.accepts(&path, |path| dialect.refuses(path))?;
+
+        if let Some(cors) = &plan.cors {
+            let allowed = cors.allowed(&parts.headers);
+            told.line(match &allowed {
+                Some(origin) => format!("cors: {} may read the answer", String::from_utf8_lossy(origin.as_bytes())),
+                None => "cors: no script may read the answer, for want of an Origin that the route names".to_owned(),
+            });
+            if let Some(preflight) = Preflight::of(&parts) {
+                let answer = cors.answer(&preflight, route, allowed.as_ref())?;
+                return Err(Stop::Preflight(Box::new(answer)));
+            }
+        }
 
         let access = &plan.access;
         let need = access.need(&question.method);
@@ -142,12 +171,29 @@ impl Rules {
         }
         tell_entries(access, &question.method, token.as_ref(), told);
         policy::decide(access, &question.method, token.as_ref()).map_err(|denied| refusal(&denied, route))?;
+        if let Some(limit) = &plan.rate_limit {
+            told.line(format!("rate limit: {limit}; not counted here"));
+        }
         self.tell_forwarded(question, route, &path, token.as_ref(), told)?;
         Ok(())
     }
 
+    fn judge_address(&self, question: &Question, route: &Route, parts: &Parts, told: &mut Told) -> Result<(), Reject> {
+        let addresses = &route.plan.addresses;
+        if addresses.are_all() {
+            return Ok(());
+        }
+        let Some(peer) = question.peer else {
+            told.line("address: not judged, because no peer is named");
+            return Ok(());
+        };
+        let client = Origin::of(peer.to_canonical(), false, &parts.headers, &self.trusted_proxies).client;
+        let admitted = addresses.admit(client);
+        told.line(format!("address: {client} is {}let in", if admitted { "" } else { "not " }));
+        if admitted { Ok(()) } else { Err(Reject::Address) }
+    }
+
     fn token(&self, question: &Question, route: &Route, told: &mut Told) -> Result<Option<VerifiedToken>, Stop> {
-        use crate::token::Refusal;
         let accepted = &route.plan.issuers;
         let (issuer, claims) = match &question.token {
             AssumedToken::None => {
@@ -164,23 +210,33 @@ impl Rules {
                     Err(BearerError::Syntax) => return Err(Reject::BearerSyntax.into()),
                     Err(BearerError::Token(refusal)) => return Err(Reject::InvalidToken(refusal).into()),
                 }
-                let jws = UnverifiedJws::parse(text).map_err(|error| Reject::InvalidToken(error.into()))?;
-                let named = jws.claims.get("iss").and_then(Value::as_str);
-                let of = |index: &usize| Some(self.issuers[*index].issuer.as_str()) == named;
-                let issuer = accepted.iter().copied().find(of).ok_or(Reject::InvalidToken(Refusal::Issuer))?;
-                crate::token::accept_header(&self.issuers[issuer], &jws).map_err(Reject::InvalidToken)?;
-                tell_signature(&self.issuers[issuer], &jws, told)?;
+                let kin = token::choose(&self.issuers, accepted, text).map_err(Reject::InvalidToken)?;
+                let (issuer, jws) = match kin {
+                    Kin::Jwt(issuer, jws) => (issuer, jws),
+                    Kin::Own(issuer) | Kin::Introspected(issuer) => {
+                        let name = &self.issuers[issuer].name;
+                        told.line(format!("token: for {name} to know; say what it stands for with --claims"));
+                        return Err(Reject::IssuerUnavailable.into());
+                    }
+                };
+                let settings = &self.issuers[issuer];
+                let jwt = settings.jwt.as_ref().ok_or(Reject::InvalidToken(Refusal::Issuer))?;
+                jwt.accept_unverified(&jws, question.now).map_err(Reject::InvalidToken)?;
+                tell_signature(jwt, &jws, told)?;
+                if settings.introspection.is_some() {
+                    told.line("introspection: not asked, explain uses no network");
+                }
                 (issuer, jws.claims)
             }
         };
         let settings = &self.issuers[issuer];
-        let token = accept_claims(settings, issuer, claims, question.now).map_err(Reject::InvalidToken)?;
+        let token = settings.explained(issuer, claims, question.now).map_err(Reject::InvalidToken)?;
         if !accepted.contains(&issuer) {
             told.line(format!("token: of issuer {}, which the route does not accept", settings.name));
             return Err(Reject::InvalidToken(Refusal::Issuer).into());
         }
         let audience = &route.plan.audience;
-        if !audience.is_empty() && !audience.iter().any(|own| token.audience().iter().any(|named| **named == **own)) {
+        if !audience.is_empty() && !token.is_meant_for(audience) {
             return Err(Reject::InvalidToken(Refusal::Audience).into());
         }
         let mut line = format!("token: issuer {}", token.issuer());
@@ -231,11 +287,23 @@ impl Rules {
 }
 
 impl IssuerSettings {
+    /// The facts of `claims`, as if the issuer had said them.
+    fn explained(&self, index: usize, claims: Map<String, Value>, now: UnixSeconds) -> Result<VerifiedToken, Refusal> {
+        if let Some(jwt) = &self.jwt {
+            jwt.accept_claims(&claims, now)?;
+        }
+        let rules = self.claims().ok_or(Refusal::Issuer)?;
+        let token = rules.facts(&self.name, index, claims)?;
+        token.validity().at(now)?;
+        Ok(token)
+    }
+
     /// `claims`, with what an access token of this issuer needs besides filled in; `narrower` is the route's audience.
     fn filled(&self, claims: Map<String, Value>, narrower: &[String], now: UnixSeconds) -> Map<String, Value> {
         let mut filled = claims;
+        let Some(rules) = self.claims() else { return filled };
         // Written with the standard names, meant for the issuer's own.
-        let own = [&self.user_claim, &self.client_id_claim, &self.scope_claim, &self.roles_claim];
+        let own = [&rules.user_claim, &rules.client_id_claim, &rules.scope_claim, &rules.roles_claim];
         for (standard, own) in ["sub", "client_id", "scope", "roles"].into_iter().zip(own) {
             if own.find(&filled).is_none()
                 && let Some(value) = filled.get(standard).cloned()
@@ -243,15 +311,18 @@ impl IssuerSettings {
                 filled.insert(own.0.to_string(), value);
             }
         }
-        let audience: Vec<&String> = self.audience.iter().chain(narrower).collect();
-        let usual = [("iss", json!(self.issuer)), ("exp", json!(now + 300)), ("iat", json!(now))];
+        let audience: Vec<&String> = rules.audience.iter().chain(narrower).collect();
+        let usual =
+            [("iss", self.issuer().map(|iss| json!(iss))), ("exp", Some(json!(now + 300))), ("iat", Some(json!(now)))];
         for (name, value) in usual {
-            filled.entry(name).or_insert(value);
+            if let Some(value) = value {
+                filled.entry(name).or_insert(value);
+            }
         }
-        if self.audience_claim.find(&filled).is_none() {
-            filled.insert(self.audience_claim.0.to_string(), json!(audience));
+        if rules.audience_claim.find(&filled).is_none() {
+            filled.insert(rules.audience_claim.0.to_string(), json!(audience));
         }
-        for path in self.required_claims.iter().chain([&self.client_id_claim]) {
+        for path in rules.required_claims.iter().chain([&rules.client_id_claim]) {
             if path.find(&filled).is_none() {
                 filled.insert(path.0.to_string(), json!("assumed"));
             }
@@ -260,8 +331,7 @@ impl IssuerSettings {
     }
 }
 
-fn tell_signature(settings: &IssuerSettings, jws: &UnverifiedJws<'_>, told: &mut Told) -> Result<(), Stop> {
-    use crate::token::Refusal;
+fn tell_signature(settings: &JwtSettings, jws: &UnverifiedJws<'_>, told: &mut Told) -> Result<(), Stop> {
     let KeySource::File(path) = &settings.keys else {
         told.line("signature: not checked, the keys are not a file");
         return Ok(());
@@ -367,6 +437,7 @@ impl Told {
 
 enum Stop {
     Reject(Reject),
+    Preflight(Box<http::Response<bytes::Bytes>>),
     AuthorizationServer,
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
@@ -23,6 +23,8 @@ pub struct Connection {
     pub peer: IpAddr,
     /// The peer as a header value, written once.
     pub peer_text: HeaderValue,
+    /// Of a TCP proxy that did not say for whom it passes bytes on: what it sends in headers is anybody's word.
+    pub is_silent_proxy: bool,
     pub tls: bool,
     /// Of a listener that forwards nothing.
     pub redirects: bool,
@@ -31,19 +33,30 @@ pub struct Connection {
     pub guard: Box<dyn std::fmt::Debug + Send + Sync>,
 }
 
-/// How many requests of a connection are under way, and when the last one ended.
+/// How many requests of a connection are under way, when the last one ended, and whether they are over for good.
 #[derive(Debug)]
 pub struct Activity {
     running: AtomicUsize,
     begun: AtomicU64,
+    taken_back: AtomicU64,
     last_end_millis: AtomicU64,
+    switched: AtomicBool,
     opened: Instant,
 }
 
+/// Requests that a connection may take back before it matters how many it lets be answered.
+const TAKEN_BACK: u64 = 200;
+
 impl Default for Activity {
     fn default() -> Self {
-        let (running, begun, last_end_millis) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        Self { running, begun, last_end_millis, opened: Instant::now() }
+        Self {
+            running: AtomicUsize::new(0),
+            begun: AtomicU64::new(0),
+            taken_back: AtomicU64::new(0),
+            last_end_millis: AtomicU64::new(0),
+            switched: AtomicBool::new(false),
+            opened: Instant::now(),
+        }
     }
 }
 
@@ -53,7 +66,11 @@ impl Activity {
         self.begun.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn end(&self) {
+    /// `answered`: the peer did not take the request back before.
+    pub fn end(&self, answered: bool) {
+        if !answered {
+            self.taken_back.fetch_add(1, Ordering::Relaxed);
+        }
         let millis = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_end_millis.store(millis, Ordering::Relaxed);
         self.running.fetch_sub(1, Ordering::Release);
@@ -61,6 +78,22 @@ impl Activity {
 
     pub fn is_running(&self) -> bool {
         self.running.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether the peer asks for more than it wants: most of its requests were taken back before they were answered, and
+    /// left their upstreams with work that nobody waits for.
+    pub fn asks_in_vain(&self) -> bool {
+        let taken_back = self.taken_back.load(Ordering::Relaxed);
+        taken_back > TAKEN_BACK && taken_back > self.begun() / 2
+    }
+
+    /// From here on the connection carries another protocol. To be called before its peer can know.
+    pub fn switch(&self) {
+        self.switched.store(true, Ordering::Relaxed);
+    }
+
+    pub fn has_switched(&self) -> bool {
+        self.switched.load(Ordering::Relaxed)
     }
 
     /// Requests so far.
@@ -105,6 +138,14 @@ pub(super) fn single_authorization(headers: &HeaderMap) -> Result<(), Reject> {
     if fields.nth(1).is_some() { Err(Reject::RepeatedHeader) } else { Ok(()) }
 }
 
+/// Digits alone, and no zeros before them: some take those for octal.
+pub(super) fn is_plain_number(value: &HeaderValue) -> bool {
+    match value.as_bytes() {
+        [] | [b'0', _, ..] => false,
+        digits => digits.iter().all(u8::is_ascii_digit),
+    }
+}
+
 /// The path, in its one spelling.
 pub(super) fn path(parts: &Parts) -> Result<CanonicalPath, Reject> {
     let target = parts.uri.path_and_query().ok_or(Reject::Path(crate::routing::path::PathError::NotAbsolute))?;
@@ -112,6 +153,9 @@ pub(super) fn path(parts: &Parts) -> Result<CanonicalPath, Reject> {
 }
 
 pub(super) fn origin(connection: &Connection, headers: &HeaderMap, trusted: &TrustedProxies) -> Origin {
+    if connection.is_silent_proxy {
+        return Origin { client: connection.peer, https: connection.tls, trusted: false };
+    }
     Origin::of(connection.peer, connection.tls, headers, trusted)
 }
 

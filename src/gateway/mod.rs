@@ -2,10 +2,12 @@
 //! answer. Any error on the way becomes an answer in `reject`; whatever happened is told by the `exchange` at its end.
 
 pub mod assemble;
+mod cors;
 mod exchange;
 pub mod explain;
 mod head;
 pub mod plan;
+mod rate_limit;
 mod reject;
 mod route;
 mod transform;
@@ -40,6 +42,7 @@ use crate::telemetry::metrics::{Decision, Metrics, RouteMetrics};
 use crate::token::{Bearer, BearerError, Refusal, Verifier};
 use crate::upstream::{Pools, Upstream};
 
+use cors::Preflight;
 use exchange::Exchange;
 use transform::{Inbound, Managed, UpgradeWanted, X_REQUEST_ID};
 use tunnel::Tunnel;
@@ -50,11 +53,13 @@ pub struct Gateway {
     public_url: BaseUrl,
     realm: String,
     trusted_proxies: TrustedProxies,
+    /// By their index in the routes.
+    listeners: Vec<Arc<str>>,
     routes: Routes,
     managed: Managed,
-    verifier: Verifier,
-    authorization_server: Option<Arc<AuthorizationServer>>,
-    upstreams: Arc<[Upstream]>,
+    verifier: Arc<Verifier>,
+    authorization_server: Option<assemble::Embedded>,
+    upstreams: Arc<[Arc<Upstream>]>,
     limits: Limits,
     metrics: Metrics,
     authorization_server_metrics: RouteMetrics,
@@ -82,8 +87,9 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(gateway: Arc<Gateway>) -> Self {
-        let pools = Pools::new(Arc::clone(&gateway.upstreams));
+    /// The connections of `former` to upstreams that go on are kept.
+    pub fn new(gateway: Arc<Gateway>, former: Option<&Self>) -> Self {
+        let pools = Pools::new(Arc::clone(&gateway.upstreams), former.map(|former| &former.pools));
         Self { gateway, pools }
     }
 
@@ -115,6 +121,8 @@ impl Worker {
             route: None,
             token: None,
             decision: Decision::Denied,
+            standing: None,
+            allowed_origin: None,
             reason: None,
             cause: None,
             status: 0,
@@ -124,6 +132,8 @@ impl Worker {
             connection,
         });
         let outcome = self.forward(&mut exchange, &origin, parts, body).await;
+        let marked = exchange.route.as_ref().filter(|route| route.marks_answers()).cloned();
+        let (standing, allowed_origin) = (exchange.standing, exchange.allowed_origin.take());
         let mut response = match outcome {
             Ok(Answer::Local(response)) => {
                 exchange.status = response.status().as_u16();
@@ -144,6 +154,14 @@ impl Worker {
             }
         };
         response.headers_mut().insert(X_REQUEST_ID, request_id);
+        if let Some(route) = marked {
+            if let (Some(limit), Some(standing)) = (&route.rate_limit, standing) {
+                limit.tell(standing, response.headers_mut());
+            }
+            if let Some(cors) = &route.plan.cors {
+                cors.tell(allowed_origin, response.headers_mut());
+            }
+        }
         response
     }
 
@@ -162,7 +180,7 @@ impl Worker {
             return redirect(&gateway.public_url, &parts).map(Answer::Local);
         }
         let path = head::path(&parts)?;
-        let route = match gateway.target(exchange.connection.listener, &host, &path, &parts.headers)? {
+        let route = match gateway.target(gateway.listener(&exchange.connection)?, &host, &path, &parts.headers)? {
             GoesTo::Route(route) => Arc::clone(route),
             GoesTo::AuthorizationServer(server, endpoint) => {
                 drop(host);
@@ -172,7 +190,18 @@ impl Worker {
         };
         drop(host);
         exchange.route = Some(Arc::clone(&route));
+        exchange.allowed_origin = route.plan.cors.as_ref().and_then(|cors| cors.allowed(&parts.headers));
+        if !route.plan.addresses.admit(origin.client) {
+            return Err(Reject::Address);
+        }
         route.accepts(&path, |path| self.pools.upstream(route.plan.upstream).dialect().refuses(path))?;
+
+        if let Some(cors) = &route.plan.cors
+            && let Some(preflight) = Preflight::of(&parts)
+        {
+            exchange.decision = Decision::Local;
+            return cors.answer(&preflight, &route, exchange.allowed_origin.as_ref()).map(Answer::Local);
+        }
 
         let upgrade = UpgradeWanted::of(&parts);
         let method =
@@ -184,6 +213,11 @@ impl Worker {
         let permit =
             policy::authorize(&route.plan.access, &method, caller).map_err(|denied| refusal(&denied, &route))?;
         exchange.decision = if permit.token().is_some() { Decision::Admitted } else { Decision::Public };
+        if let Some(limit) = &route.rate_limit {
+            let standing = limit.count(&permit, origin.client);
+            exchange.standing = Some(standing);
+            rate_limit::judge(standing)?;
+        }
 
         let mut parts = parts;
         let caller_upgrade = parts.extensions.remove::<OnUpgrade>();
@@ -203,6 +237,9 @@ impl Worker {
         let outgoing = transform::request(&route, &permit, inbound, parts, body)?;
         let mut response = self.pools.send(route.plan.upstream, &permit, outgoing).await.map_err(Reject::Upstream)?;
 
+        if route.plan.cors.is_some() {
+            cors::remove_upstreams_own(response.headers_mut());
+        }
         let ends_at = if route.plan.end_with_token { gateway.end_of(&permit) } else { None };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             // To an extended CONNECT, a 2xx would say that the tunnel is open.
@@ -243,6 +280,9 @@ impl Worker {
     /// The answer that switches protocols; what follows it runs on by itself and is told of at its end.
     fn tunnel(&self, response: Response<()>, tunnel: Pending, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
         exchange.status = response.status().as_u16();
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            exchange.connection.activity.switch();
+        }
         let Pending { caller, server, ends_at, lease } = tunnel;
         let idle = self.gateway.limits.stream_idle;
         tokio::spawn(Tunnel { caller, server, idle, ends_at, lease, exchange }.run());
@@ -277,14 +317,23 @@ impl Gateway {
             self.metrics.limits_reached.with_label_values(&["header_count"]).inc();
             return Err(Reject::HeaderCount);
         }
-        // One coding, `chunked`: another is for two readers two different bodies.
-        let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
-        let chunked =
-            codings.next().is_none_or(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
-        if !chunked || codings.next().is_some() {
-            return Err(Reject::TransferCoding);
+        // One length in one spelling. (Of HTTP/1, the server passes on no other coding than `chunked`, HTTP/2 has none.)
+        let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
+        if lengths.next().is_some_and(|length| !head::is_plain_number(length)) || lengths.next().is_some() {
+            return Err(Reject::ContentLength);
         }
         Ok(())
+    }
+
+    /// The index of the listener that a connection came in by. It may have been opened under another configuration.
+    fn listener(&self, connection: &Connection) -> Result<usize, Reject> {
+        let name = &connection.listener_name;
+        let same = |own: &Arc<str>| Arc::ptr_eq(own, name) || own == name;
+        match self.listeners.get(connection.listener) {
+            Some(own) if same(own) => Ok(connection.listener),
+            // Nothing is served any more by a listener that is gone.
+            _ => self.listeners.iter().position(same).ok_or(Reject::NoRoute),
+        }
     }
 
     fn target(
@@ -295,7 +344,9 @@ impl Gateway {
         headers: &HeaderMap,
     ) -> Result<GoesTo<'_>, Reject> {
         let found = self.routes.find(listener, host, path);
-        if let (Some(Target::AuthorizationServer), Some(server)) = (&found, &self.authorization_server) {
+        if let (Some(Target::AuthorizationServer), Some(assemble::Embedded { server, .. })) =
+            (&found, &self.authorization_server)
+        {
             let endpoint = server.endpoint(path.as_str()).unwrap_or(Endpoint::Unknown);
             return Ok(GoesTo::AuthorizationServer(server, endpoint));
         }
@@ -320,7 +371,8 @@ impl Gateway {
             Err(BearerError::Syntax) => return Err(Reject::BearerSyntax),
             Err(BearerError::Token(refusal)) => return Err(self.refused(refusal)),
         };
-        let verified = self.verifier.verify(bearer, &route.plan.issuers, &route.plan.audience).await;
+        let plan = &route.plan;
+        let verified = self.verifier.verify(bearer, &plan.issuers, &plan.audience, plan.introspection).await;
         verified.map(Caller::Known).map_err(|refusal| self.refused(refusal))
     }
 
@@ -334,8 +386,26 @@ impl Gateway {
 
     /// When what the permit's token admitted must end.
     fn end_of(&self, permit: &Permit) -> Option<Instant> {
-        let left = permit.token()?.refused_from().saturating_sub(self.clock.now());
-        Some(Instant::now() + Duration::from_secs(left))
+        let left = permit.token()?.validity().until.saturating_sub(self.clock.now());
+        Instant::now().checked_add(Duration::from_secs(left))
+    }
+
+    /// Brings the metrics up to date that are read rather than counted.
+    pub fn measure(&self) {
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let metrics = &self.metrics;
+        metrics.token_cache_entries.set(number(self.verifier.cached()));
+        for issuer in self.verifier.issuers() {
+            let name = [&*issuer.settings.name];
+            if let Some(age) = issuer.keys.as_ref().and_then(|keys| keys.age()) {
+                metrics.key_set_age.with_label_values(&name).set(number(age.as_secs()));
+                let success = self.clock.now().saturating_sub(age.as_secs());
+                metrics.key_set_last_success.with_label_values(&name).set(number(success));
+            }
+            if let Some(introspector) = &issuer.introspector {
+                metrics.introspection_entries.with_label_values(&name).set(number(introspector.entries()));
+            }
+        }
     }
 
     pub fn routes(&self) -> &Routes {
@@ -347,7 +417,7 @@ impl Gateway {
     }
 
     pub fn authorization_server(&self) -> Option<&Arc<AuthorizationServer>> {
-        self.authorization_server.as_ref()
+        self.authorization_server.as_ref().map(|embedded| &embedded.server)
     }
 }
 

@@ -1,12 +1,14 @@
 //! What a configuration compiles to: everything the gateway is assembled from, with names resolved and values checked.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
+use crate::limits::Rate;
 use crate::net::{BaseUrl, TrustedProxies};
-use crate::policy::Access;
+use crate::policy::{Access, Addresses};
 use crate::routing::{HostPattern, PathPattern};
 use crate::token::ClaimPath;
 use crate::{authorization_server, store, token, upstream};
@@ -58,7 +60,7 @@ impl ReservedPaths {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RoutePlan {
     pub name: Arc<str>,
     /// Empty: any host.
@@ -72,7 +74,10 @@ pub struct RoutePlan {
     pub upstream: usize,
     /// Indices into `Plan::issuers`; tokens of others are refused. Empty only when there are none or all entries are public.
     pub issuers: Vec<usize>,
+    pub addresses: Addresses,
     pub access: Access,
+    /// Whether answers of introspection endpoints may be used again.
+    pub introspection: token::Reuse,
     /// Narrower than the issuer's; empty: the issuer's alone.
     pub audience: Vec<String>,
     pub body_bytes: u64,
@@ -82,6 +87,8 @@ pub struct RoutePlan {
     pub underscore_headers: UnderscoreHeaders,
     /// Streams and tunnels end when the token does.
     pub end_with_token: bool,
+    pub rate_limit: Option<RateLimit>,
+    pub cors: Option<Cors>,
     pub forward: Forward,
 }
 
@@ -94,8 +101,64 @@ pub enum UnderscoreHeaders {
     Pass,
 }
 
+/// `[routes.rate_limit]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    pub per: Per,
+    pub rate: Rate,
+}
+
+/// Whom a rate is counted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// The token's user; without one, its client.
+    Subject,
+    Client,
+    Address,
+    /// All together.
+    Route,
+}
+
+impl fmt::Display for RateLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Rate { requests, window, burst } = self.rate;
+        write!(f, "{requests} requests in {window:?} per {}, {burst} at once", self.per.name())
+    }
+}
+
+impl Per {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Subject => "subject",
+            Self::Client => "client",
+            Self::Address => "address",
+            Self::Route => "route",
+        }
+    }
+}
+
+/// `[routes.cors]`, with header values as they are sent.
+#[derive(Clone, Debug)]
+pub struct Cors {
+    pub origins: Origins,
+    /// May go with cookies and client certificates. Never for any origin.
+    pub credentials: bool,
+    /// Absent: whatever a preflight asks for.
+    pub headers: Option<HeaderValue>,
+    pub expose_headers: HeaderValue,
+    /// Seconds.
+    pub max_age: HeaderValue,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origins {
+    Any,
+    /// Compared byte for byte with `Origin`.
+    These(Vec<String>),
+}
+
 /// `[routes.forward]`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Forward {
     /// Starts with `/`, does not end with one; a literal prefix of the route's path.
     pub strip_prefix: Option<Box<str>>,

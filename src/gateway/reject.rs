@@ -23,12 +23,16 @@ pub enum Reject {
     RepeatedHeader,
     #[error("more header fields than allowed")]
     HeaderCount,
-    #[error("a transfer coding other than chunked, or more than one")]
-    TransferCoding,
+    #[error("more than one Content-Length, or one that is no plain number")]
+    ContentLength,
     #[error("this listener takes nothing but what can be sent to https")]
     Cleartext,
     #[error("no route")]
     NoRoute,
+    #[error("the route does not let this address in")]
+    Address,
+    #[error("a preflight of an origin that the route does not name")]
+    Origin,
     #[error("no entry of the route names the method")]
     Method { allow: HeaderValue },
     #[error("no credentials")]
@@ -43,6 +47,8 @@ pub enum Reject {
     InsufficientScope { scope: String },
     #[error("no entry of the route admits this token")]
     Forbidden,
+    #[error("more requests than the route lets through")]
+    RateLimited { retry_after: u64 },
     #[error("a claim cannot stand in the header {0}")]
     UnfitClaim(http::HeaderName),
     #[error("{0}")]
@@ -64,9 +70,11 @@ impl Reject {
             Self::Path(_) | Self::Spelling => "path",
             Self::RepeatedHeader => "repeated_header",
             Self::HeaderCount => "header_count",
-            Self::TransferCoding => "transfer_coding",
+            Self::ContentLength => "content_length",
             Self::Cleartext => "cleartext",
             Self::NoRoute => "no_route",
+            Self::Address => "address",
+            Self::Origin => "origin",
             Self::Method { .. } => "method",
             Self::Unauthenticated { .. } => "no_credentials",
             Self::BearerSyntax => "invalid_request",
@@ -74,6 +82,7 @@ impl Reject {
             Self::IssuerUnavailable => "issuer_unavailable",
             Self::InsufficientScope { .. } => "insufficient_scope",
             Self::Forbidden => "forbidden",
+            Self::RateLimited { .. } => "rate_limited",
             Self::UnfitClaim(_) => "unfit_claim",
             Self::Body(BodyError::TooLarge) => "body_too_large",
             Self::Body(BodyError::Timeout) => "body_timeout",
@@ -89,15 +98,19 @@ impl Reject {
             | Self::Path(_)
             | Self::Spelling
             | Self::RepeatedHeader
-            | Self::TransferCoding
+            | Self::ContentLength
             | Self::BearerSyntax => StatusCode::BAD_REQUEST,
             Self::HeaderCount => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unauthenticated { .. } | Self::InvalidToken(_) => StatusCode::UNAUTHORIZED,
-            Self::InsufficientScope { .. } | Self::Forbidden | Self::UnfitClaim(_) | Self::Cleartext => {
-                StatusCode::FORBIDDEN
-            }
+            Self::Address
+            | Self::Origin
+            | Self::InsufficientScope { .. }
+            | Self::Forbidden
+            | Self::UnfitClaim(_)
+            | Self::Cleartext => StatusCode::FORBIDDEN,
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::IssuerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Body(error) | Self::Upstream(SendError::RequestBody(error)) => match error {
                 BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -150,7 +163,11 @@ impl Reject {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER);
                 None
             }
-            Self::TransferCoding
+            Self::RateLimited { retry_after } => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after));
+                None
+            }
+            Self::ContentLength
             | Self::Body(BodyError::Timeout)
             | Self::Upstream(SendError::RequestBody(BodyError::Timeout)) => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -205,9 +222,11 @@ mod tests {
             Reject::Spelling,
             Reject::RepeatedHeader,
             Reject::HeaderCount,
-            Reject::TransferCoding,
+            Reject::ContentLength,
             Reject::Cleartext,
             Reject::NoRoute,
+            Reject::Address,
+            Reject::Origin,
             Reject::Method { allow: HeaderValue::from_static("GET, HEAD") },
             Reject::Unauthenticated { scope: "orders:read".to_owned() },
             Reject::Unauthenticated { scope: String::new() },
@@ -217,6 +236,7 @@ mod tests {
             Reject::IssuerUnavailable,
             Reject::InsufficientScope { scope: "a b".to_owned() },
             Reject::Forbidden,
+            Reject::RateLimited { retry_after: 7 },
             Reject::UnfitClaim(header::FROM),
             Reject::Body(BodyError::TooLarge),
             Reject::Body(BodyError::Timeout),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use http::Method;
 
 use super::plan::{Plan, ReservedPaths, RoutePlan};
+use super::rate_limit::RouteLimit;
 use super::reject::Reject;
+use crate::limits::Buckets;
 use crate::net::{BaseUrl, is_loopback_host};
 use crate::routing::Table;
 use crate::routing::path::CanonicalPath;
@@ -18,6 +20,7 @@ pub struct Route {
     pub metrics: RouteMetrics,
     /// `Allow` of a 405.
     pub allow: http::HeaderValue,
+    pub rate_limit: Option<RouteLimit>,
 }
 
 /// Every route, and the paths that are the authorization server's.
@@ -45,25 +48,32 @@ pub enum Target<'a> {
 }
 
 impl Routes {
-    /// The routes of `plan`, which gives them away. Ties were refused when the plan was compiled; should one be left, the
+    /// The routes of `plan`. Ties were refused when the plan was compiled; should one be left, the
     /// names of the two routes are the error.
-    pub fn new(plan: &mut Plan, metrics: &Metrics) -> Result<Self, (Arc<str>, Arc<str>)> {
+    pub fn new(plan: &Plan, metrics: &Metrics) -> Result<Self, (Arc<str>, Arc<str>)> {
         let mut table = Table::new(plan.listeners.len());
         let mut routes: Vec<Arc<Route>> = Vec::new();
-        for (index, route) in std::mem::take(&mut plan.routes).into_iter().enumerate() {
+        let limits = plan.routes.iter().filter_map(|route| route.rate_limit);
+        let buckets = limits.map(|limit| limit.rate.refill()).max().map(Buckets::new);
+        for (index, route) in plan.routes.iter().enumerate() {
             for listener in &route.listeners {
                 if let Err(other) = table.insert(*listener, &route.hosts, &route.path, index) {
                     let other: &Arc<Route> = &routes[other];
-                    return Err((Arc::clone(&other.plan.name), route.name));
+                    return Err((Arc::clone(&other.plan.name), Arc::clone(&route.name)));
                 }
             }
             let names = route.access.allowed_methods();
             let names: Vec<&str> = names.iter().map(Method::as_str).collect();
             let allow = http::HeaderValue::from_str(&names.join(", "));
+            let limit = route.rate_limit.zip(buckets.clone());
             routes.push(Arc::new(Route {
+                rate_limit: limit.map(|(limit, buckets)| {
+                    let refused = metrics.rate_limited.with_label_values(&[&*route.name]);
+                    RouteLimit::new(limit, index, buckets, refused)
+                }),
                 metrics: metrics.route(&route.name),
                 allow: allow.unwrap_or(http::HeaderValue::from_static("")),
-                plan: route,
+                plan: route.clone(),
             }));
         }
         let reserved = plan.authorization_server.as_ref().map(|server| Reserved {
@@ -100,6 +110,11 @@ impl Reserved {
 }
 
 impl Route {
+    /// Whether answers of the route have fields of the gateway's own besides the usual ones.
+    pub(super) fn marks_answers(&self) -> bool {
+        self.rate_limit.is_some() || self.plan.cors.is_some()
+    }
+
     /// Whether the route and its upstream read the path as it was matched. `refuses` is the upstream's dialect.
     pub fn accepts(&self, path: &CanonicalPath, refuses: impl FnOnce(&str) -> bool) -> Result<(), Reject> {
         if !path.spelled().is_subset(self.plan.path_allowances) || refuses(path.as_str()) {

@@ -60,7 +60,8 @@ impl Managed {
             if text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')) {
                 return self.contains(text);
             }
-            if text.contains('_') && underscore == UnderscoreHeaders::Drop {
+            // A quote is no character of a name, though the library lets it through in HTTP/2.
+            if text.contains('"') || (text.contains('_') && underscore == UnderscoreHeaders::Drop) {
                 return true;
             }
             // Some servers fold every other character into one; what then is a managed name is one here too.

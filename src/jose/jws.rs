@@ -21,6 +21,20 @@ pub struct UnverifiedJws<'a> {
     pub claims: Map<String, Value>,
 }
 
+/// Who a text says issued it, when it has the form of a JWT at all, whatever signed it: for finding out whom to ask. None:
+/// it is no JWT. The claim may be missing or no string.
+pub fn named_issuer(text: &str) -> Option<Option<String>> {
+    let object = |segment: &str| parse_object(&URL_SAFE_NO_PAD.decode(segment).ok()?).ok();
+    let mut segments = text.split('.');
+    let (header, payload) = (segments.next()?, segments.next()?);
+    if header.len() > HEADER_MAX_BYTES {
+        return None;
+    }
+    object(header)?;
+    let claims = object(payload)?;
+    Some(claims.get("iss").and_then(Value::as_str).map(str::to_owned))
+}
+
 /// Why a text is no JWS that could be verified here. For the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {

@@ -109,10 +109,12 @@ impl VerifyingKey {
         }
         let fits = |algorithm: Algorithm| allowed.contains(&algorithm) && own.is_none_or(|own| own == algorithm);
         let bytes = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| "a member is not base64url");
+        // Some libraries write a zero before a number whose first bit is set (RFC 7518 section 6.3.1.1 tells them not to).
+        let number = |text: &str| bytes(text).map(|bytes| bytes.into_iter().skip_while(|byte| *byte == 0).collect());
         let mut parsed = Vec::new();
         match algorithm {
             AlgorithmParameters::RSA(rsa) => {
-                let components = PublicKeyComponents { n: bytes(&rsa.n)?, e: bytes(&rsa.e)? };
+                let components = PublicKeyComponents::<Vec<u8>> { n: number(&rsa.n)?, e: number(&rsa.e)? };
                 check_rsa(&components.n, &components.e)?;
                 for (algorithm, parameters) in RSA {
                     if fits(algorithm) {
@@ -175,8 +177,8 @@ const RSA: [(Algorithm, &RsaParameters); 6] = [
     (Algorithm::Ps512, &signature::RSA_PSS_2048_8192_SHA512),
 ];
 
+/// Both numbers without zeros before them.
 fn check_rsa(n: &[u8], e: &[u8]) -> Result<(), &'static str> {
-    let n = &n[n.iter().take_while(|byte| **byte == 0).count()..];
     let bits = n.len() * 8 - n.first().map_or(0, |byte| byte.leading_zeros() as usize);
     if bits < 2048 {
         return Err("an RSA modulus of less than 2048 bits");
@@ -184,7 +186,6 @@ fn check_rsa(n: &[u8], e: &[u8]) -> Result<(), &'static str> {
     if bits > 8192 {
         return Err("an RSA modulus of more than 8192 bits");
     }
-    let e = &e[e.iter().take_while(|byte| **byte == 0).count()..];
     if e.is_empty() || e == [1] || e.len() > 4 || e.last().is_some_and(|byte| byte % 2 == 0) {
         return Err("an unfit RSA exponent");
     }
@@ -213,6 +214,7 @@ mod tests {
         };
         let small = URL_SAFE_NO_PAD.encode([0xC1_u8; 128]);
         let large = URL_SAFE_NO_PAD.encode([0xC1_u8; 256]);
+        let padded = URL_SAFE_NO_PAD.encode([&[0], &[0xC1_u8; 256][..]].concat());
         for (case, jwk, fine) in [
             ("bare", with(json!({})), true),
             ("for signatures", with(json!({"use": "sig", "alg": "ES256", "key_ops": ["verify"]})), true),
@@ -229,6 +231,7 @@ mod tests {
             ("a small RSA key", json!({"kty": "RSA", "n": small, "e": "AQAB"}), false),
             ("an RSA exponent of 1", json!({"kty": "RSA", "n": large, "e": "AQ"}), false),
             ("an RSA key", json!({"kty": "RSA", "n": large, "e": "AQAB"}), true),
+            ("an RSA key with a zero before it", json!({"kty": "RSA", "n": padded, "e": "AAEAAQ"}), true),
             ("nothing", json!(null), false),
         ] {
             let set = json!({ "keys": [jwk] }).to_string();

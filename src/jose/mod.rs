@@ -4,9 +4,11 @@ mod json;
 mod jws;
 mod key_set;
 mod signing;
+#[cfg(test)]
+mod tests;
 
 pub use json::{JsonError, parse_object};
-pub use jws::{Malformed, UnverifiedJws};
+pub use jws::{Malformed, UnverifiedJws, named_issuer};
 pub use key_set::{KeySet, KeySetError, VerifyingKey};
 pub use signing::{SigningError, SigningKey};
 

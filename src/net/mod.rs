@@ -4,6 +4,7 @@ pub mod body;
 pub mod fetch;
 pub mod forwarded;
 pub mod headers;
+pub mod proxy_protocol;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -101,6 +102,42 @@ impl BaseUrl {
 impl fmt::Display for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
+    }
+}
+
+/// An absolute http or https URL that is called as it stands: it may have a query, which a [`BaseUrl`] may not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointUrl {
+    uri: http::Uri,
+    base: BaseUrl,
+}
+
+impl EndpointUrl {
+    pub fn parse(text: &str) -> Result<Self, UrlError> {
+        let base = BaseUrl::parse(text.split_once('?').map_or(text, |(base, _)| base))?;
+        // What a query holds is its own business, but for a fragment, which is no part of a request.
+        if text.contains('#') {
+            return Err(UrlError::Extra);
+        }
+        Ok(Self { uri: text.parse().map_err(|_| UrlError::Syntax)?, base })
+    }
+
+    pub fn uri(&self) -> &http::Uri {
+        &self.uri
+    }
+
+    pub fn is_https(&self) -> bool {
+        self.base.is_https()
+    }
+
+    pub fn is_loopback(&self) -> bool {
+        self.base.is_loopback()
+    }
+}
+
+impl fmt::Display for EndpointUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.uri.fmt(f)
     }
 }
 

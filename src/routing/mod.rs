@@ -67,8 +67,7 @@ fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
     };
     let port = match text[end..].strip_prefix(':') {
         None if end == text.len() => None,
-        // RFC 3986 section 3.2.3 allows an empty port.
-        Some("") => None,
+        // RFC 3986 section 3.2.3 allows an empty port; some servers do not.
         Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
             Some(digits.parse().ok().filter(|port| *port > 0)?)
         }

@@ -82,7 +82,7 @@ pub enum PathError {
     Control,
     #[error("the path is not UTF-8")]
     Utf8,
-    #[error("the path has a raw byte over 0x7F")]
+    #[error("the path or the query has a raw byte over 0x7F")]
     RawByte,
 }
 
@@ -98,6 +98,9 @@ impl CanonicalPath {
     /// `spelled`, for the route to decide on.
     pub fn parse(target: &PathAndQuery) -> Result<Self, PathError> {
         let path = target.path();
+        if !target.query().is_none_or(str::is_ascii) {
+            return Err(PathError::RawByte);
+        }
         if is_plain(path.as_bytes()) {
             return Ok(Self { target: target.clone(), spelled: Allowances::default() });
         }
@@ -301,6 +304,8 @@ mod tests {
             ("/%C0%AF", PathError::Utf8),
             ("/%ff", PathError::Utf8),
             ("*", PathError::NotAbsolute),
+            ("/caf\u{e9}", PathError::RawByte),
+            ("/a?caf\u{e9}", PathError::RawByte),
         ] {
             assert_eq!(parse(target).map(|p| p.as_str().to_owned()), Err(error), "{target}");
         }

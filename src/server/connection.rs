@@ -18,11 +18,12 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use super::announced::{Peer, Refused};
 use super::deadline::{Timed, Waits};
 use super::guard::Guard;
 use super::stream::Streams;
-use super::{Limits, Phase};
-use crate::gateway::{Activity, Connection, Worker, peer_text};
+use super::{CurrentWorker, Limits, Phase};
+use crate::gateway::{Activity, Connection, peer_text};
 use crate::telemetry::metrics::Metrics;
 
 /// What an HTTP/2 connection starts with (RFC 9113 section 3.4); no HTTP/1 method has its first three letters.
@@ -45,12 +46,16 @@ pub(super) struct Listener {
     tls: Option<Arc<ServerConfig>>,
     /// Sends everybody to https and forwards nothing.
     redirects: bool,
+    /// Connections start with a PROXY protocol header.
+    pub(super) proxy_protocol: bool,
     waits: Waits,
     header_bytes: usize,
     header_count: usize,
     pub(super) open: IntGauge,
     pub(super) accepted: IntCounter,
     handshakes: IntCounterVec,
+    malformed: IntCounterVec,
+    proxies_refused: IntCounterVec,
 }
 
 impl Listener {
@@ -59,6 +64,7 @@ impl Listener {
         name: Arc<str>,
         tls: Option<Arc<ServerConfig>>,
         redirects: bool,
+        proxy_protocol: bool,
         limits: &Limits,
         metrics: &Metrics,
     ) -> Self {
@@ -67,9 +73,12 @@ impl Listener {
             open: metrics.connections.with_label_values(&[&*name]),
             accepted: metrics.connections_accepted.with_label_values(&[&*name]),
             handshakes: metrics.tls_handshakes.clone(),
+            malformed: metrics.requests_malformed.clone(),
+            proxies_refused: metrics.proxies_refused.clone(),
             name,
             tls,
             redirects,
+            proxy_protocol,
             waits: Waits {
                 header: limits.header_timeout,
                 idle: limits.idle_timeout,
@@ -81,6 +90,28 @@ impl Listener {
         }
     }
 
+    fn refused(&self, reason: &str) {
+        self.malformed.with_label_values(&[reason]).inc();
+    }
+
+    pub(super) fn header_timeout(&self) -> Duration {
+        self.waits.header
+    }
+
+    /// Tells of a connection that is closed for want of a good PROXY protocol header.
+    pub(super) fn refuse(&self, peer: IpAddr, refused: &Refused) {
+        self.proxies_refused.with_label_values(&[&*self.name, refused.reason()]).inc();
+        if matches!(refused, Refused::Timeout) {
+            self.waits.reached.with_label_values(&["header_timeout"]).inc();
+        }
+        let (listener, reason) = (&*self.name, refused);
+        match refused {
+            // So do health checks that only connect.
+            Refused::Ended => tracing::debug!(event = "proxy_protocol.refused", listener, %peer, %reason),
+            _ => tracing::warn!(event = "proxy_protocol.refused", listener, %peer, %reason),
+        }
+    }
+
     fn handshake_ended(&self, result: &str) {
         self.handshakes.with_label_values(&[&*self.name, result]).inc();
     }
@@ -88,10 +119,10 @@ impl Listener {
 
 /// Serves a connection to its end.
 pub(super) async fn serve(
-    worker: Arc<Worker>,
+    worker: CurrentWorker,
     listener: Arc<Listener>,
     stream: TcpStream,
-    peer: IpAddr,
+    peer: Peer,
     guard: Guard,
     phase: watch::Receiver<Phase>,
 ) {
@@ -102,8 +133,9 @@ pub(super) async fn serve(
     let connection = Arc::new(Connection {
         listener: listener.index,
         listener_name: Arc::clone(&listener.name),
-        peer,
-        peer_text: peer_text(peer),
+        peer: peer.address,
+        peer_text: peer_text(peer.address),
+        is_silent_proxy: peer.is_silent_proxy,
         tls: listener.tls.is_some(),
         redirects: listener.redirects,
         activity: Activity::default(),
@@ -128,7 +160,7 @@ pub(super) async fn serve(
                 }
                 Ok(Err(error)) => {
                     listener.handshake_ended("failure");
-                    tracing::debug!(event = "tls.handshake_failed", listener = &*listener.name, peer = %peer, %error);
+                    tracing::debug!(event = "tls.handshake_failed", listener = &*listener.name, peer = %peer.address, %error);
                 }
                 Err(_) => {
                     listener.handshake_ended("timeout");
@@ -156,7 +188,7 @@ async fn starts_like_http2(stream: &TcpStream) -> bool {
 }
 
 struct Served {
-    worker: Arc<Worker>,
+    worker: CurrentWorker,
     listener: Arc<Listener>,
     connection: Arc<Connection>,
     phase: watch::Receiver<Phase>,
@@ -166,27 +198,33 @@ impl Served {
     async fn speak<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: I, http2: bool) {
         let Self { worker, listener, connection, mut phase } = self;
         let io = Timed::new(stream, Arc::clone(&connection), listener.waits.clone(), http2);
-        let expired = io.expired();
+        let (expired, refusal) = (io.expired(), io.refusal());
         let io = TokioIo::new(io);
         let peer = connection.peer;
         let result = if http2 {
             let service = service_fn(move |request: Request<Incoming>| {
-                let (worker, connection) = (Arc::clone(&worker), Arc::clone(&connection));
-                async move { Ok::<_, Infallible>(worker.answer(connection, request).await) }
+                let answer = worker.load_full().answer(Arc::clone(&connection), request);
+                async move { Ok::<_, Infallible>(answer.await) }
             });
             let connection = self::http2(&listener).serve_connection(io, service);
             until_drained(pin!(connection), &mut phase, || expired.is_set(), |c| c.graceful_shutdown()).await
         } else {
             let service = service_fn(move |request: Request<Incoming>| {
-                let (worker, connection) = (Arc::clone(&worker), Arc::clone(&connection));
-                async move { Ok::<_, Infallible>(worker.answer(connection, request).await) }
+                let answer = worker.load_full().answer(Arc::clone(&connection), request);
+                async move { Ok::<_, Infallible>(answer.await) }
             });
             let connection = http1(&listener).serve_connection(io, service).with_upgrades();
             until_drained(pin!(connection), &mut phase, || false, |c| c.graceful_shutdown()).await
         };
-        if let Err(error) = result {
+        let ambiguity = refusal.get().map(|ambiguity| ambiguity.reason());
+        if let Some(reason) = ambiguity {
+            listener.refused(reason);
+            tracing::debug!(event = "connection.refused", listener = &*listener.name, peer = %peer, reason);
+        } else if let Err(error) = result {
             if error.is_parse_too_large() {
                 listener.waits.reached.with_label_values(&["header_bytes"]).inc();
+            } else if error.is_parse() {
+                listener.refused("syntax");
             }
             tracing::debug!(event = "connection.failed", listener = &*listener.name, peer = %peer, %error);
         }

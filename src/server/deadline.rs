@@ -1,4 +1,5 @@
-//! A stream that gives up: on a head that does not come, on a connection nobody uses, on a peer that does not read.
+//! A stream that gives up: on a head that does not come, on a connection nobody uses, on a peer that does not read or that
+//! wants nothing of what it asks for.
 
 use std::io;
 use std::pin::Pin;
@@ -11,6 +12,7 @@ use prometheus::IntCounterVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::strict::{Refusal, Strict};
 use crate::gateway::Connection;
 
 /// The waits of a connection that the HTTP library does not bound.
@@ -41,14 +43,14 @@ const PREFACE_BYTES: usize = 24;
 const RUNNING: &str = "running";
 
 pub(super) struct Timed<I> {
-    io: I,
+    io: Strict<I>,
     connection: Arc<Connection>,
     waits: Waits,
     /// Bytes of the connection preface that did not come yet; 0 in HTTP/1.1.
     preface_left: usize,
     http2: bool,
-    /// When the first byte came that belongs to no request yet, and how many requests there had been.
-    head: Option<(Instant, u64)>,
+    /// Since when the head of a request is coming.
+    head: Option<Instant>,
     /// In HTTP/2, after it was told to go because it was idle.
     goodbye_until: Option<Instant>,
     read_timer: Option<Pin<Box<Sleep>>>,
@@ -61,7 +63,7 @@ impl<I> Timed<I> {
         let expired = Expired::default();
         let preface_left = if http2 { PREFACE_BYTES } else { 0 };
         Self {
-            io,
+            io: Strict::new(io, Arc::clone(&connection), http2),
             connection,
             waits,
             preface_left,
@@ -78,21 +80,24 @@ impl<I> Timed<I> {
         self.expired.clone()
     }
 
+    pub(super) fn refusal(&self) -> Refusal {
+        self.io.refusal()
+    }
+
     /// The moment at which waiting for the peer ends, and the limit that it is.
-    fn read_deadline(&mut self) -> (Instant, &'static str) {
+    fn read_deadline(&self) -> (Instant, &'static str) {
         let activity = &self.connection.activity;
         if activity.is_running() {
             // Nothing is waited for; a look when the connection may have been idle for long enough.
             return (Instant::now() + self.waits.idle, RUNNING);
         }
-        let begun = activity.begun();
-        self.head = self.head.filter(|(_, mark)| *mark == begun);
         match self.head {
-            Some((since, _)) if !self.http2 => (since + self.waits.header, "header_timeout"),
-            _ if self.preface_left > 0 || (begun == 0 && self.head.is_none()) => {
+            // It may have come behind another request, and wait for that one's answer.
+            Some(since) => (since.max(activity.last_end()) + self.waits.header, "header_timeout"),
+            None if self.preface_left > 0 || (!self.http2 && activity.begun() == 0) => {
                 (activity.last_end() + self.waits.header, "header_timeout")
             }
-            _ => (activity.last_end() + self.waits.idle, "idle_timeout"),
+            None => (activity.last_end() + self.waits.idle, "idle_timeout"),
         }
     }
 
@@ -148,10 +153,11 @@ impl<I: AsyncRead + Unpin> AsyncRead for Timed<I> {
         match polled {
             Poll::Ready(result) => {
                 self.preface_left = self.preface_left.saturating_sub(buf.filled().len() - before);
-                let activity = &self.connection.activity;
-                if buf.filled().len() > before && self.head.is_none() && !activity.is_running() {
-                    self.head = Some((Instant::now(), activity.begun()));
+                if self.http2 && self.connection.activity.asks_in_vain() {
+                    self.waits.reached.with_label_values(&["taken_back"]).inc();
+                    return Poll::Ready(Err(io::Error::other("most requests were taken back")));
                 }
+                self.head = if self.io.is_in_head() { self.head.or_else(|| Some(Instant::now())) } else { None };
                 Poll::Ready(result)
             }
             Poll::Pending => self.poll_read_deadline(cx).map(Err),

@@ -13,6 +13,15 @@ use crate::clock::UnixSeconds;
 
 /// How opaque access tokens begin, so that scanners for leaked secrets know them.
 pub const OPAQUE_PREFIX: &str = "tga_";
+/// How refresh tokens begin.
+pub const REFRESH_PREFIX: &str = "tgr_";
+/// How authorization codes begin.
+pub const CODE_PREFIX: &str = "tgc_";
+
+/// Whether the embedded server issued `text`, if anybody did.
+pub fn is_own_token(text: &str) -> bool {
+    [OPAQUE_PREFIX, REFRESH_PREFIX, CODE_PREFIX].iter().any(|prefix| text.starts_with(prefix))
+}
 
 /// An opaque access token: the claims a JWT in its place would have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -264,7 +264,7 @@ fn crash_child() {
                     .unwrap();
                 for n in 1.. {
                     let next = format!("{family}.{n}");
-                    let presented = Digest::of(&format!("{family}.{}", n - 1));
+                    let presented = Digest::of(format!("{family}.{}", n - 1));
                     let rotation = store.rotate(presented, "app".into(), access(&next), refresh(&next)).await.unwrap();
                     assert_eq!(rotation, Rotation::Rotated { again: false });
                     writeln!(std::io::stdout(), "{family} {n}").unwrap();
@@ -312,7 +312,7 @@ fn r14_a_kill_leaves_the_old_or_the_new_token() {
             let store = Store::open(&settings, Clock::manual(START)).unwrap();
             for (family, n) in acknowledged.into_iter().enumerate() {
                 assert!(n > 0, "family {family} never got going");
-                let presented = Digest::of(&format!("{family}.{n}"));
+                let presented = Digest::of(format!("{family}.{n}"));
                 let rotation = store
                     .rotate(presented, "app".into(), access("after"), refresh(&format!("{family}.x")))
                     .await

@@ -18,7 +18,7 @@ mod tx;
 #[cfg(test)]
 mod conformance;
 
-pub use access_tokens::{OPAQUE_PREFIX, OpaqueToken, TokenUse};
+pub use access_tokens::{CODE_PREFIX, OPAQUE_PREFIX, OpaqueToken, REFRESH_PREFIX, TokenUse, is_own_token};
 pub use codes::{Code, Redemption};
 pub use grants::{NewAccessToken, NewRefreshToken, Rotation};
 pub use keys::{KeyState, StoredKey};
@@ -33,7 +33,7 @@ use crate::clock::{Clock, UnixSeconds};
 use tx::{Changes, Tx};
 
 /// `[store.*]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settings {
     /// Nothing survives the process.
     Memory,

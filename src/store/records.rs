@@ -15,9 +15,9 @@ use crate::secret::random;
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    pub fn of(text: &str) -> Self {
+    pub fn of(content: impl AsRef<[u8]>) -> Self {
         let mut bytes = [0; 32];
-        bytes.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+        bytes.copy_from_slice(digest::digest(&digest::SHA256, content.as_ref()).as_ref());
         Self(bytes)
     }
 

@@ -6,21 +6,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use prometheus::IntCounterVec;
+use moka::sync::Cache;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{info, warn};
 
-use super::{IssuerSettings, KeySource, Refusal};
+use super::Refusal;
 use crate::jose::KeySet;
-use crate::net::fetch::{FetchError, Fetcher};
+use crate::telemetry::metrics::KeyMetrics;
 
 /// Longest wait of a request for keys that are being fetched.
 const WAIT: Duration = Duration::from_secs(5);
-/// Largest JWK set that is read.
-const MAX_BYTES: usize = 256 * 1024;
-/// First pause after a failed fetch; it doubles up to the issuer's refresh interval.
-const RETRY: Duration = Duration::from_secs(1);
+/// `kid`s that are remembered as unknown.
+const UNKNOWN: u64 = 1000;
 
 /// Keys that somebody else keeps current: the embedded authorization server.
 pub trait SharedKeys: std::fmt::Debug + Send + Sync {
@@ -37,9 +34,16 @@ pub struct KeyRing {
     shared: Option<Box<dyn SharedKeys>>,
     /// Changes whenever a key went away; what was verified before must be verified again.
     generation: AtomicU64,
-    state: watch::Sender<JwksState>,
-    /// Whether `keep_fresh` brings them.
-    fetched: bool,
+    pub(super) state: watch::Sender<JwksState>,
+    /// How a fetch is asked for, where there is one to ask.
+    remote: Option<Remote>,
+    pub(super) metrics: KeyMetrics,
+}
+
+#[derive(Debug)]
+struct Remote {
+    /// What a fetch did not bring lately: no reason for another one.
+    unknown: Cache<Box<str>, ()>,
 }
 
 /// How far the keys are.
@@ -49,12 +53,14 @@ pub struct JwksState {
     pub attempts: u64,
     /// Whether keys were had at least once.
     pub loaded: bool,
+    /// When the keys were last found to be current.
+    pub fresh: Option<Instant>,
     /// Whether the issuer could not be reached the last time.
-    unreachable: bool,
+    pub(super) unreachable: bool,
     /// A request waits for keys: the fetch that is under way will do, or else one is to begin.
-    wanted: bool,
+    pub(super) wanted: bool,
     /// The moment before which no request causes a refresh.
-    cooling_until: Option<Instant>,
+    pub(super) cooling_until: Option<Instant>,
 }
 
 impl JwksState {
@@ -65,26 +71,33 @@ impl JwksState {
 
 impl KeyRing {
     /// Keys that are known from the start and change only by `replace`.
-    pub fn fixed(keys: KeySet) -> Self {
-        let state = JwksState { loaded: true, ..JwksState::default() };
+    pub fn fixed(keys: KeySet, metrics: KeyMetrics) -> Self {
+        let state = JwksState { loaded: true, fresh: Some(Instant::now()), ..JwksState::default() };
+        Self { state: watch::Sender::new(state), ..Self::empty(keys, metrics) }
+    }
+
+    /// Keys that change under somebody else's hands.
+    pub fn shared(keys: Box<dyn SharedKeys>, metrics: KeyMetrics) -> Self {
+        Self { shared: Some(keys), ..Self::fixed(KeySet::default(), metrics) }
+    }
+
+    /// Keys that are to be fetched, at most once per `cooldown` because of an unknown `kid`.
+    pub fn fetched(cooldown: Duration, metrics: KeyMetrics) -> Self {
+        // Twice as long: a new key that was not published everywhere yet is not locked out for long.
+        let unknown = Cache::builder().max_capacity(UNKNOWN).time_to_live(cooldown * 2).build();
+        Self { remote: Some(Remote { unknown }), ..Self::empty(KeySet::default(), metrics) }
+    }
+
+    fn empty(keys: KeySet, metrics: KeyMetrics) -> Self {
+        metrics.keys.set(i64::try_from(keys.len()).unwrap_or(i64::MAX));
         Self {
             keys: ArcSwap::from_pointee(keys),
             shared: None,
             generation: AtomicU64::new(0),
-            state: watch::Sender::new(state),
-            fetched: false,
+            state: watch::Sender::default(),
+            remote: None,
+            metrics,
         }
-    }
-
-    /// Keys that change under somebody else's hands.
-    pub fn shared(keys: Box<dyn SharedKeys>) -> Self {
-        Self { shared: Some(keys), ..Self::fixed(KeySet::default()) }
-    }
-
-    /// Keys that `keep_fresh` will bring.
-    pub fn fetched() -> Self {
-        let state = watch::Sender::new(JwksState::default());
-        Self { fetched: true, state, ..Self::fixed(KeySet::default()) }
     }
 
     pub fn current(&self) -> Arc<KeySet> {
@@ -99,8 +112,14 @@ impl KeyRing {
         *self.state.borrow()
     }
 
+    /// How long ago the keys were last found to be current; none before that, and where nobody looks.
+    pub fn age(&self) -> Option<Duration> {
+        if self.shared.is_some() { None } else { self.state().fresh.map(|fresh| fresh.elapsed()) }
+    }
+
     /// Swaps the keys. Tokens that a key verified which is gone now are verified again.
     pub fn replace(&self, keys: KeySet) {
+        self.metrics.keys.set(i64::try_from(keys.len()).unwrap_or(i64::MAX));
         let old = self.keys.swap(Arc::new(keys));
         if !old.is_subset(&self.current()) {
             self.generation.fetch_add(1, Ordering::AcqRel);
@@ -110,20 +129,22 @@ impl KeyRing {
     /// Asks for a refresh because of an unknown `kid`, unless one was just made, and waits for it. True when keys may have
     /// changed; `Unavailable` when there never were any or the issuer could not be asked.
     pub(super) async fn refreshed(&self, kid: Option<&str>) -> Result<bool, Refusal> {
-        if !self.fetched {
-            return Ok(false);
-        }
+        let Some(Remote { unknown }) = &self.remote else { return Ok(false) };
+        let is_known_to_be_unknown = kid.is_some_and(|kid| unknown.contains_key(kid));
         let mut state = self.state.subscribe();
         let mut before = JwksState::default();
         // One step, so that no wish slips in between the end of a fetch and the cool-down after it.
         self.state.send_if_modified(|state| {
             before = *state;
-            let wanted = !state.is_cooling() && (kid.is_some() || !state.loaded);
+            let wanted = !state.is_cooling() && ((kid.is_some() && !is_known_to_be_unknown) || !state.loaded);
             let first = wanted && !state.wanted;
             state.wanted |= wanted;
             first
         });
-        if before.loaded && kid.is_none() {
+        if before.loaded && kid.is_some() {
+            self.metrics.unknown.inc();
+        }
+        if before.loaded && (kid.is_none() || is_known_to_be_unknown) {
             return Ok(false);
         }
         if before.loaded && before.is_cooling() {
@@ -137,68 +158,10 @@ impl KeyRing {
         if now.loaded && !now.unreachable { Ok(true) } else { Err(Refusal::Unavailable) }
     }
 
-    /// Fetches the keys now, then at the issuer's interval and when a request asks. Runs until dropped.
-    pub async fn keep_fresh(self: Arc<Self>, settings: IssuerSettings, fetcher: Fetcher, fetches: IntCounterVec) {
-        let KeySource::Url { url, refresh, cooldown, .. } = &settings.keys else { return };
-        let mut state = self.state.subscribe();
-        let mut pause = RETRY;
-        loop {
-            let fetched = fetcher.get(url, MAX_BYTES).await;
-            let unreachable = fetched.as_ref().is_err_and(is_unreachable);
-            let parsed = fetched.map_err(|error| error.to_string()).and_then(|body| {
-                let (keys, left_out) = KeySet::parse(&body, &settings.algorithms).map_err(|error| error.to_string())?;
-                if keys.is_empty() {
-                    Err(format!("no usable key: {}", left_out.join("; ")))
-                } else {
-                    Ok((keys, left_out))
-                }
-            });
-            let next = match parsed {
-                Ok((keys, left_out)) => {
-                    for reason in &left_out {
-                        warn!(event = "jwks.key_left_out", issuer = &*settings.name, reason);
-                    }
-                    info!(event = "jwks.fetched", issuer = &*settings.name, keys = keys.len());
-                    fetches.with_label_values(&[&*settings.name, "success"]).inc();
-                    self.replace(keys);
-                    self.state.send_modify(|state| {
-                        if state.wanted && state.loaded {
-                            state.cooling_until = Some(Instant::now() + *cooldown);
-                        }
-                        (state.loaded, state.unreachable, state.wanted) = (true, false, false);
-                        state.attempts += 1;
-                    });
-                    pause = RETRY;
-                    *refresh
-                }
-                Err(error) => {
-                    warn!(event = "jwks.failed", issuer = &*settings.name, url = url.as_str(), error);
-                    fetches.with_label_values(&[&*settings.name, "failure"]).inc();
-                    let cooldown = *cooldown.min(&pause);
-                    self.state.send_modify(|state| {
-                        state.cooling_until = Some(Instant::now() + cooldown);
-                        (state.unreachable, state.wanted) = (unreachable, false);
-                        state.attempts += 1;
-                    });
-                    pause = (pause * 2).min(*refresh);
-                    pause
-                }
-            };
-            tokio::select! {
-                () = tokio::time::sleep(next) => {}
-                wanted = state.wait_for(|state| state.wanted) => if wanted.is_err() { return },
-            }
+    /// Notes a `kid` that a fetch for its sake did not bring.
+    pub(super) fn remember_unknown(&self, kid: Option<&str>) {
+        if let (Some(remote), Some(kid)) = (&self.remote, kid) {
+            remote.unknown.insert(kid.into(), ());
         }
-    }
-}
-
-/// Whether the issuer did not answer, or said that it is in trouble, rather than publishing something unfit.
-fn is_unreachable(error: &FetchError) -> bool {
-    match error {
-        FetchError::Status(status) => status.is_server_error(),
-        FetchError::Io(_) | FetchError::Http(_) | FetchError::Tls(_) | FetchError::Body(_) | FetchError::Timeout => {
-            true
-        }
-        FetchError::Request(_) => false,
     }
 }

@@ -3,135 +3,29 @@
 
 mod bearer;
 mod cache;
+mod claims;
+mod introspection;
+mod issuer;
 mod jwks;
+mod jwks_fetch;
 mod jwt;
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use serde_json::{Map, Value};
+use tokio::sync::watch;
 
 pub use bearer::{Bearer, BearerError};
+pub use claims::{ClaimPath, ClaimRules, Validity, VerifiedToken};
+pub use introspection::{Calls, Introspector, Reuse};
+pub use issuer::{IntrospectionSettings, IssuerSettings, JwtSettings, KeyLocation, KeySource, Kin, choose};
 pub use jwks::{JwksState, KeyRing, SharedKeys};
-pub use jwt::{accept_claims, accept_header};
+pub use jwks_fetch::{KeyError, KeyKeeper};
 
-use crate::clock::{Clock, UnixSeconds};
-use crate::jose::{Algorithm, UnverifiedJws};
-use crate::net::BaseUrl;
-use crate::scope::ScopeSet;
-use crate::store::{OPAQUE_PREFIX, Store};
+use crate::clock::Clock;
+use crate::jose::UnverifiedJws;
+use crate::store::{Digest, OPAQUE_PREFIX, Store};
 use crate::telemetry::metrics::TokenMetrics;
-
-/// One `[issuers.NAME.jwt]`.
-#[derive(Clone, Debug)]
-pub struct IssuerSettings {
-    pub name: Arc<str>,
-    /// Compared byte for byte with the `iss` claim.
-    pub issuer: String,
-    /// A token must name one of these; never empty.
-    pub audience: Vec<String>,
-    pub keys: KeySource,
-    pub algorithms: Vec<Algorithm>,
-    /// Lower case, without the `application/` prefix; `""` stands for an absent `typ`.
-    pub typ: Vec<String>,
-    pub audience_claim: ClaimPath,
-    pub client_id_claim: ClaimPath,
-    pub user_claim: ClaimPath,
-    pub required_claims: Vec<ClaimPath>,
-    pub scope_claim: ClaimPath,
-    pub roles_claim: ClaimPath,
-    pub leeway: Duration,
-}
-
-/// Where an issuer's keys come from.
-#[derive(Clone, Debug)]
-pub enum KeySource {
-    File(PathBuf),
-    Url {
-        url: BaseUrl,
-        ca: Option<PathBuf>,
-        refresh: Duration,
-        cooldown: Duration,
-    },
-    /// The embedded authorization server: `gateway::assemble` hands its public keys over.
-    Embedded,
-}
-
-/// A claim, by the names on the way to it: `realm_access.roles` is `["realm_access", "roles"]`.
-/// A top-level claim whose own name holds the dots (`https://example.com/roles`) is tried first.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClaimPath(pub Box<str>);
-
-impl ClaimPath {
-    pub fn find<'a>(&self, claims: &'a Map<String, Value>) -> Option<&'a Value> {
-        if let Some(value) = claims.get(&*self.0) {
-            return Some(value);
-        }
-        let mut names = self.0.split('.');
-        let mut value = claims.get(names.next()?)?;
-        for name in names {
-            value = value.as_object()?.get(name)?;
-        }
-        Some(value)
-    }
-}
-
-/// What a token's issuer says of its bearer, after every check but the route's. Only the verifiers make one.
-#[derive(Debug)]
-pub struct VerifiedToken {
-    issuer: Arc<str>,
-    /// Index of the issuer in the plan.
-    issuer_index: usize,
-    user: Option<Box<str>>,
-    client_id: Option<Box<str>>,
-    scope: ScopeSet,
-    roles: Vec<Box<str>>,
-    audience: Vec<Box<str>>,
-    jti: Option<Box<str>>,
-    /// First second in which it no longer counts, the issuer's leeway included.
-    refused_from: UnixSeconds,
-    claims: Map<String, Value>,
-}
-
-impl VerifiedToken {
-    /// The issuer's name in the configuration.
-    pub fn issuer(&self) -> &Arc<str> {
-        &self.issuer
-    }
-
-    pub fn issuer_index(&self) -> usize {
-        self.issuer_index
-    }
-
-    pub fn user(&self) -> Option<&str> {
-        self.user.as_deref()
-    }
-
-    pub fn client_id(&self) -> Option<&str> {
-        self.client_id.as_deref()
-    }
-
-    pub fn scope(&self) -> &ScopeSet {
-        &self.scope
-    }
-
-    pub fn roles(&self) -> &[Box<str>] {
-        &self.roles
-    }
-
-    pub fn audience(&self) -> &[Box<str>] {
-        &self.audience
-    }
-
-    pub fn claims(&self) -> &Map<String, Value> {
-        &self.claims
-    }
-
-    pub fn refused_from(&self) -> UnixSeconds {
-        self.refused_from
-    }
-}
+use crate::tls;
 
 /// Why a token does not count. The caller is told `invalid_token`, or 503 for `Unavailable`; the log is told this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -158,6 +52,8 @@ pub enum Refusal {
     Audience,
     #[error("the typ header is not one that the issuer's access tokens have")]
     Type,
+    #[error("the token says that it is something else than an access token")]
+    Kind,
     #[error("a claim is missing or of the wrong type")]
     Claim,
     #[error("the token is bound to a key (cnf), which is not supported")]
@@ -166,7 +62,11 @@ pub enum Refusal {
     Revoked,
     #[error("an opaque token that was never issued, has expired or was revoked")]
     Unknown,
-    #[error("the issuer's keys could not be had")]
+    #[error("its issuer says that the token is not active")]
+    Inactive,
+    #[error("its issuer does not introspect tokens of this kind")]
+    Unsupported,
+    #[error("the issuer could not be asked")]
     Unavailable,
 }
 
@@ -185,39 +85,68 @@ impl Refusal {
             Self::NotYetValid => "not_yet_valid",
             Self::Audience => "audience",
             Self::Type => "typ",
+            Self::Kind => "kind",
             Self::Claim => "claim",
             Self::Bound => "bound",
             Self::Revoked => "revoked",
             Self::Unknown => "unknown",
+            Self::Inactive => "inactive",
+            Self::Unsupported => "unsupported_token_type",
             Self::Unavailable => "issuer_unavailable",
         }
     }
 }
 
-/// One issuer, ready to verify.
+/// One issuer, ready to verify. It may go on when the configuration changes.
 #[derive(Debug)]
 pub struct Issuer {
+    /// In the plan.
+    pub index: usize,
     pub settings: IssuerSettings,
-    pub keys: Arc<KeyRing>,
+    /// Where its JWTs are verified here.
+    pub keys: Option<Arc<KeyRing>>,
+    /// Where it is asked about its tokens.
+    pub introspector: Option<Arc<Introspector>>,
     /// Of the embedded server: knows what was revoked, what opaque tokens stand for, and wants to know what was used.
     pub store: Option<Store>,
     pub metrics: TokenMetrics,
+    /// What the files of the settings held.
+    pub files: Option<[u8; 32]>,
+    /// Its work in the background ends when these are dropped.
+    pub work: Vec<watch::Sender<()>>,
+}
+
+impl AsRef<IssuerSettings> for Arc<Issuer> {
+    fn as_ref(&self) -> &IssuerSettings {
+        &self.settings
+    }
+}
+
+impl Issuer {
+    /// Whether it is just what `settings` ask for at this place of the plan, so that it may go on with what it knows.
+    pub fn is_still(&self, index: usize, settings: &IssuerSettings) -> bool {
+        self.index == index && self.settings == *settings && self.files == tls::contents(settings.files())
+    }
+
+    fn keys_generation(&self) -> u64 {
+        self.keys.as_ref().map_or(0, |keys| keys.generation())
+    }
 }
 
 /// Verifies tokens of the configured issuers and remembers the good ones.
 #[derive(Debug)]
 pub struct Verifier {
-    issuers: Vec<Issuer>,
+    issuers: Vec<Arc<Issuer>>,
     cache: cache::Cache,
     clock: Clock,
 }
 
 impl Verifier {
-    pub fn new(issuers: Vec<Issuer>, clock: Clock) -> Self {
+    pub fn new(issuers: Vec<Arc<Issuer>>, clock: Clock) -> Self {
         Self { issuers, cache: cache::Cache::new(), clock }
     }
 
-    pub fn issuers(&self) -> &[Issuer] {
+    pub fn issuers(&self) -> &[Arc<Issuer>] {
         &self.issuers
     }
 
@@ -232,81 +161,135 @@ impl Verifier {
         bearer: Bearer<'_>,
         accepted: &[usize],
         audience: &[String],
+        reuse: Reuse,
     ) -> Result<Arc<VerifiedToken>, Refusal> {
-        let token = match self.remembered(bearer.as_str()) {
-            Some(token) => token,
-            None => self.verify_anew(bearer.as_str(), accepted).await?,
+        let text = bearer.as_str();
+        let token = match self.remembered(text) {
+            Some(token) => self.confirmed(text, token, accepted, reuse).await?,
+            None => match self.kept(text, accepted, reuse) {
+                Some(answer) => answer?,
+                None => self.verify_anew(text, accepted, reuse).await?,
+            },
         };
-        if !accepted.contains(&token.issuer_index) {
-            return Err(Refusal::Issuer);
-        }
-        let issuer = &self.issuers[token.issuer_index];
-        if self.clock.now() >= token.refused_from {
-            return Err(Refusal::Expired);
-        }
-        if let (Some(store), Some(jti)) = (&issuer.store, &token.jti)
-            && store.is_revoked(jti)
-        {
-            return Err(Refusal::Revoked);
-        }
-        if !audience.is_empty() && !audience.iter().any(|own| token.audience.iter().any(|named| **named == **own)) {
+        self.accept_now(&token, accepted)?;
+        if !audience.is_empty() && !token.is_meant_for(audience) {
             return Err(Refusal::Audience);
         }
         Ok(token)
     }
 
-    fn remembered(&self, token: &str) -> Option<Arc<VerifiedToken>> {
-        let entry = self.cache.get(token)?;
-        let issuer = &self.issuers[entry.token.issuer_index];
+    /// What may change from one request to the next, although the token stays the same.
+    fn accept_now(&self, token: &VerifiedToken, accepted: &[usize]) -> Result<(), Refusal> {
+        if !accepted.contains(&token.issuer_index()) {
+            return Err(Refusal::Issuer);
+        }
+        token.validity().at(self.clock.now())?;
+        if let (Some(store), Some(jti)) = (&self.issuers[token.issuer_index()].store, token.jti())
+            && store.is_revoked(jti)
+        {
+            return Err(Refusal::Revoked);
+        }
+        Ok(())
+    }
+
+    /// A token that was verified here before.
+    fn remembered(&self, text: &str) -> Option<Arc<VerifiedToken>> {
+        if !UnverifiedJws::has_form(text) && !text.starts_with(OPAQUE_PREFIX) {
+            return None;
+        }
+        let entry = self.cache.get(text)?;
+        let issuer = &self.issuers[entry.token.issuer_index()];
         // Verified with a key that may be gone: once more.
-        if entry.keys_generation != issuer.keys.generation() {
+        if entry.keys_generation != issuer.keys_generation() {
             return None;
         }
         issuer.metrics.cached.inc();
         Some(entry.token)
     }
 
-    async fn verify_anew(&self, text: &str, accepted: &[usize]) -> Result<Arc<VerifiedToken>, Refusal> {
-        if !UnverifiedJws::has_form(text) {
-            return self.resolve(text, accepted).await;
+    /// What an issuer that alone knows its tokens said of this one before.
+    fn kept(&self, text: &str, accepted: &[usize], reuse: Reuse) -> Option<Result<Arc<VerifiedToken>, Refusal>> {
+        if reuse == Reuse::Never {
+            return None;
         }
-        let jws = UnverifiedJws::parse(text)?;
-        let named = jws.claims.get("iss").and_then(Value::as_str);
-        let index = accepted
-            .iter()
-            .copied()
-            .find(|index| Some(self.issuers[*index].settings.issuer.as_str()) == named)
-            .ok_or(Refusal::Issuer)?;
+        // Where it is verified here too, that comes first.
+        let is_jwt = UnverifiedJws::has_form(text);
+        let issuers = accepted.iter().map(|index| &self.issuers[*index]);
+        let issuers = issuers.filter(|issuer| !is_jwt || issuer.keys.is_none());
+        let mut asked = issuers.filter_map(|issuer| issuer.introspector.as_ref()).peekable();
+        asked.peek()?;
+        let digest = Digest::of(text);
+        asked.find_map(|introspector| introspector.kept(&digest))
+    }
+
+    async fn verify_anew(&self, text: &str, accepted: &[usize], reuse: Reuse) -> Result<Arc<VerifiedToken>, Refusal> {
+        match choose(&self.issuers, accepted, text)? {
+            Kin::Jwt(index, jws) => {
+                let token = self.verify_jwt(text, index, *jws).await?;
+                self.confirmed(text, token, accepted, reuse).await
+            }
+            Kin::Own(index) => self.resolve(text, index).await,
+            Kin::Introspected(index) => {
+                let introspector = self.issuers[index].introspector.as_ref().ok_or(Refusal::Unavailable)?;
+                introspector.ask(text, Digest::of(text), None, reuse).await
+            }
+        }
+    }
+
+    async fn verify_jwt(
+        &self,
+        text: &str,
+        index: usize,
+        jws: UnverifiedJws<'_>,
+    ) -> Result<Arc<VerifiedToken>, Refusal> {
         let issuer = &self.issuers[index];
-        let settings = &issuer.settings;
-        jwt::accept_header(settings, &jws)?;
-        let generation = issuer.keys.generation();
+        let (Some(settings), Some(ring)) = (&issuer.settings.jwt, &issuer.keys) else { return Err(Refusal::Issuer) };
+        settings.accept_unverified(&jws, self.clock.now())?;
+        let generation = ring.generation();
         let (algorithm, kid) = (jws.algorithm, jws.kid.as_deref());
-        let mut keys = issuer.keys.current();
-        if keys.find(kid, algorithm).is_none() && issuer.keys.refreshed(kid).await? {
-            keys = issuer.keys.current();
+        let mut keys = ring.current();
+        if keys.find(kid, algorithm).is_none() && ring.refreshed(kid).await? {
+            keys = ring.current();
+            if keys.find(kid, algorithm).is_none() {
+                ring.remember_unknown(kid);
+            }
         }
-        // Cheap checks first: a token that has expired is not worth a signature.
-        jwt::accept_times(settings, &jws.claims, self.clock.now())?;
         let key = keys.find(kid, algorithm).ok_or(Refusal::Key)?;
         if !jws.verify(key) {
             return Err(Refusal::Signature);
         }
-        let token = Arc::new(accept_claims(settings, index, jws.claims, self.clock.now())?);
+        let token = Arc::new(settings.claims.facts(&issuer.settings.name, index, jws.claims)?);
         self.remember(issuer, text, &token, generation);
         Ok(token)
     }
 
+    /// Asks the issuer of a JWT that was verified here whether it still counts, where that is configured.
+    async fn confirmed(
+        &self,
+        text: &str,
+        token: Arc<VerifiedToken>,
+        accepted: &[usize],
+        reuse: Reuse,
+    ) -> Result<Arc<VerifiedToken>, Refusal> {
+        let Some(introspector) = &self.issuers[token.issuer_index()].introspector else { return Ok(token) };
+        // Nobody is asked about a token that is refused anyway.
+        self.accept_now(&token, accepted)?;
+        let digest = Digest::of(text);
+        let kept = if reuse == Reuse::Kept { introspector.kept(&digest) } else { None };
+        match kept {
+            Some(answer) => answer,
+            None => introspector.ask(text, digest, Some(&token), reuse).await,
+        }
+    }
+
     /// An opaque token of the embedded server, by what its store knows of it.
-    async fn resolve(&self, text: &str, accepted: &[usize]) -> Result<Arc<VerifiedToken>, Refusal> {
-        let own = accepted.iter().find_map(|index| Some((*index, self.issuers[*index].store.as_ref()?)));
-        let Some((index, store)) = own.filter(|_| text.starts_with(OPAQUE_PREFIX)) else {
-            return Err(Refusal::Malformed(crate::jose::Malformed::Segments));
-        };
+    async fn resolve(&self, text: &str, index: usize) -> Result<Arc<VerifiedToken>, Refusal> {
         let issuer = &self.issuers[index];
-        let generation = issuer.keys.generation();
+        let (Some(settings), Some(store)) = (&issuer.settings.jwt, &issuer.store) else { return Err(Refusal::Issuer) };
+        let generation = issuer.keys_generation();
         let found = store.opaque_token(text).await.map_err(|_| Refusal::Unavailable)?.ok_or(Refusal::Unknown)?;
-        let token = Arc::new(accept_claims(&issuer.settings, index, found.claims, self.clock.now())?);
+        settings.accept_claims(&found.claims, self.clock.now())?;
+        let token = Arc::new(settings.claims.facts(&issuer.settings.name, index, found.claims)?);
         self.remember(issuer, text, &token, generation);
         Ok(token)
     }
@@ -315,7 +298,7 @@ impl Verifier {
         issuer.metrics.verified.inc();
         self.cache.insert(text, Arc::clone(token), generation);
         // The cache stands before this: a token that is used often is told of now and then.
-        if let (Some(store), Some(jti)) = (&issuer.store, &token.jti) {
+        if let (Some(store), Some(jti)) = (&issuer.store, token.jti()) {
             store.access_token_seen(jti);
         }
     }

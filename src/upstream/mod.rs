@@ -23,10 +23,10 @@ use crate::net::BaseUrl;
 use crate::net::body::{BodyError, BodyOutcome, RequestBody};
 use crate::policy::Permit;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::TlsError;
+use crate::tls::{self, TlsError};
 
 /// One `[upstreams.NAME]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub name: Arc<str>,
     /// At least one. The path of each is empty or `/`.
@@ -71,6 +71,8 @@ pub struct Upstream {
     /// Where the next round-robin turn begins.
     turn: AtomicUsize,
     metrics: UpstreamMetrics,
+    /// What the files of `settings.tls` held.
+    files: Option<[u8; 32]>,
 }
 
 #[derive(Debug)]
@@ -120,7 +122,13 @@ impl Upstream {
             errors: metrics.upstream_errors.clone(),
             name: settings.name.clone(),
         };
-        Ok(Self { settings, servers, turn: AtomicUsize::new(0), metrics })
+        let files = tls::contents(settings.tls.files());
+        Ok(Self { settings, servers, turn: AtomicUsize::new(0), metrics, files })
+    }
+
+    /// Whether it is just what `settings` ask for, so that it may go on with its connections.
+    pub fn is_still(&self, settings: &Settings) -> bool {
+        self.settings == *settings && self.files == tls::contents(settings.tls.files())
     }
 
     pub fn name(&self) -> &Arc<str> {

@@ -4,8 +4,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use http::header::{HeaderValue, TRANSFER_ENCODING};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, StatusCode};
+use http_body::Body;
 use hyper::client::conn::{http1, http2};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -21,7 +23,7 @@ const EVICTION: Duration = Duration::from_millis(500);
 /// One worker's connections to all upstreams.
 #[derive(Debug)]
 pub struct Pools {
-    pub(super) upstreams: Arc<[Upstream]>,
+    pub(super) upstreams: Arc<[Arc<Upstream>]>,
     /// By upstream, by server.
     pools: Vec<Vec<Arc<ServerPool>>>,
 }
@@ -119,8 +121,9 @@ pub(super) struct SendFailure {
 }
 
 impl Pools {
-    pub fn new(upstreams: Arc<[Upstream]>) -> Self {
-        let pool = |upstream: &Upstream| {
+    /// The connections that `former` has to upstreams which go on are kept.
+    pub fn new(upstreams: Arc<[Arc<Upstream>]>, former: Option<&Self>) -> Self {
+        let fresh = |upstream: &Upstream| {
             let keep = upstream.settings.idle_connections;
             let pool = |server: &super::Server| {
                 let tls = server.connector.is_tls();
@@ -130,7 +133,14 @@ impl Pools {
             };
             upstream.servers.iter().map(pool).collect()
         };
-        let pools = upstreams.iter().map(pool).collect();
+        let pools = upstreams.iter().map(|upstream| {
+            let kept = former.and_then(|former| {
+                let place = former.upstreams.iter().position(|own| Arc::ptr_eq(own, upstream))?;
+                former.pools.get(place).cloned()
+            });
+            kept.unwrap_or_else(|| fresh(upstream))
+        });
+        let pools = pools.collect();
         Self { upstreams, pools }
     }
 
@@ -333,6 +343,10 @@ impl Connection {
         match sender {
             Sender::Http1(mut sender, slot) => {
                 *request.version_mut() = http::Version::HTTP_11;
+                // Left to itself, the library drops a body of unknown length from GET and HEAD.
+                if request.body().size_hint().exact().is_none() {
+                    request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                }
                 let response = sender.try_send_request(request).await.map_err(|mut failure| {
                     let unsent = failure.take_message();
                     SendFailure { error: failure.into_error(), unsent, unprocessed: false, reused }

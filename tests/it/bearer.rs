@@ -724,6 +724,29 @@ allow = [{ scopes = ["read"], roles = ["clerk"], users = ["a@corp.test"] }]
 }
 
 #[test]
+fn j16_class_40_what_says_that_it_is_no_access_token_is_none() {
+    // However much `typ` of the header admits.
+    let site = Site::builder().issuer("typ = [\"at+jwt\", \"JWT\", \"\"]").more(ROUTES).start();
+    let token = |claims: Value| site.mint.token(&claims);
+    table(
+        &site,
+        vec![
+            ("nothing is said", token(json!({})), "200"),
+            ("token_use access", token(json!({"token_use": "access"})), "200"),
+            ("typ Bearer", token(json!({"typ": "Bearer"})), "200"),
+            ("a typ of the application's own", token(json!({"typ": "internal"})), "200"),
+            ("token_use id", token(json!({"token_use": "id"})), BAD),
+            ("token_use refresh_token", token(json!({"token_use": "refresh_token"})), BAD),
+            ("token_use is a list", token(json!({"token_use": ["access"]})), BAD),
+            ("typ ID", token(json!({"typ": "ID"})), BAD),
+            ("typ Refresh", token(json!({"typ": "Refresh"})), BAD),
+            ("typ Offline", token(json!({"typ": "Offline"})), BAD),
+            ("typ Logout", token(json!({"typ": "Logout"})), BAD),
+        ],
+    );
+}
+
+#[test]
 fn j23_repeated_members_are_refused() {
     let site = Site::with(ROUTES);
     let mint = &site.mint;

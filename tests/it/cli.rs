@@ -228,6 +228,27 @@ fn explain_judges_a_token_offline() {
 }
 
 #[test]
+fn explain_asks_no_issuer_and_says_so() {
+    let text = config("").replace("roles = [", "issuers = [\"corp\"], roles = [")
+        + r#"
+[issuers.legacy.introspection]
+url = "http://127.0.0.1:9/introspect"
+client_id = "gateway"
+client_secret = { file = "jwks.json" }
+audience = ["https://api.example.com"]
+"#;
+    let ask = |more: &[&str]| {
+        let question = [&["GET", "http://api.test/orders/7"], more].concat();
+        explain(&text, &[("jwks.json", &Mint::new().jwks())], &question).all()
+    };
+    let told = ask(&["--token", "opaque"]);
+    assert!(told.contains("token: for legacy to know; say what it stands for with --claims"), "{told}");
+    assert!(told.contains("status: 503"), "{told}");
+    let told = ask(&["--claims", r#"{"issuer": "legacy", "sub": "alice", "scope": "orders:read"}"#]);
+    assert!(told.contains("issuer legacy, user alice") && told.contains("status: 200"), "{told}");
+}
+
+#[test]
 fn routes_prints_the_access_matrix() {
     let dir = files(&config(""), &[("jwks.json", &jwks())]);
     let ask = |more: &[&str]| run_in(dir.path(), &[&["routes", "-c", "tollgate.toml"], more].concat(), "");

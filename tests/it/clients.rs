@@ -2,15 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::support::public::{Public, installed};
+use crate::support::public::{Public, installed, place};
 
 fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Where `tests/run` puts them.
-fn place(name: &str) -> PathBuf {
-    project().join("target/clients").join(name)
 }
 
 fn run(program: &Path, script: &Path) {

@@ -1,5 +1,5 @@
-//! docs/conformance.md says of every case which tests show it. Here the document is held against the tests that there are,
-//! and printed as one table.
+//! docs/conformance.md says of every case which tests show it, docs/bypass-classes.md the same of every way to bypass a
+//! gateway. Here the documents are held against the tests that there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -65,22 +65,37 @@ struct Row {
     shown_by: String,
 }
 
-/// The rows of the document's tables.
-fn rows() -> Vec<Row> {
-    let document = std::fs::read_to_string(project("docs/conformance.md")).unwrap();
+/// The cells of a document's tables.
+fn cells(document: &str) -> Vec<Vec<String>> {
+    let document = std::fs::read_to_string(project(document)).unwrap();
     let cells = |line: &str| -> Vec<String> {
         // A bar within a cell is escaped.
         let line = line.replace("\\|", "\u{0}");
         line.trim().trim_matches('|').split('|').map(|cell| cell.trim().replace('\u{0}', "|")).collect()
     };
-    let lines = document.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
-    let rows = lines.map(cells).filter(|row| row.len() == 5 && row[0] != "id" && !row[0].is_empty());
+    document.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---")).map(cells).collect()
+}
+
+fn rows() -> Vec<Row> {
+    let rows = cells("docs/conformance.md").into_iter();
+    let rows = rows.filter(|row| row.len() == 5 && row[0] != "id" && !row[0].is_empty());
     rows.map(|row| Row {
         ids: row[0].split(' ').map(str::to_owned).collect(),
         state: row[3].clone(),
         shown_by: row[4].clone(),
     })
     .collect()
+}
+
+/// What stands between backticks.
+fn named(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+/// The classes that a test's name begins with: `class_04_05_encoded_delimiters`.
+fn classes_in_name(name: &str) -> Vec<u32> {
+    let Some(rest) = name.strip_prefix("class_") else { return Vec::new() };
+    rest.split('_').map_while(|word| word.parse().ok()).collect()
 }
 
 #[test]
@@ -96,7 +111,7 @@ fn conformance_table() {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for row in rows() {
         let name = row.ids.join(" ");
-        let tests: Vec<&str> = row.shown_by.split('`').skip(1).step_by(2).collect();
+        let tests = named(&row.shown_by);
         for test in &tests {
             if !all.contains(*test) && !project(test).exists() {
                 wrong.push(format!("{name}: there is no test {test}"));
@@ -132,5 +147,46 @@ fn conformance_table() {
         }
     }
     println!("{counts:?}");
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn bypass_classes_table() {
+    let mut all = BTreeSet::new();
+    tests_of(&project("src"), &mut all);
+    tests_of(&project("tests/it"), &mut all);
+    let mut wrong = Vec::new();
+    let mut shown: BTreeMap<u32, String> = BTreeMap::new();
+    for row in cells("docs/bypass-classes.md").into_iter().filter(|row| row[0] != "class") {
+        let Ok(class) = row[0].parse::<u32>() else {
+            wrong.push(format!("{}: not a class", row[0]));
+            continue;
+        };
+        let [_, tried, done, by] = row.as_slice() else {
+            wrong.push(format!("{class}: {} cells", row.len()));
+            continue;
+        };
+        // Those of introspection are shown elsewhere.
+        let elsewhere = (45..=50).contains(&class) && by.starts_with("see ");
+        if !elsewhere && (tried.is_empty() || done.is_empty() || named(by).is_empty()) {
+            wrong.push(format!("{class}: says too little"));
+        }
+        wrong.extend(
+            named(by).iter().filter(|test| !all.contains(**test)).map(|test| format!("{class}: no test {test}")),
+        );
+        if shown.insert(class, by.clone()).is_some() {
+            wrong.push(format!("{class} has two rows"));
+        }
+    }
+    wrong.extend((1..=60).filter(|class| !shown.contains_key(class)).map(|class| format!("{class} has no row")));
+    wrong.extend(shown.keys().filter(|class| **class > 60).map(|class| format!("what is class {class}")));
+    // The other way round: a test of a class stands in its row.
+    for test in &all {
+        for class in classes_in_name(test) {
+            if !shown.get(&class).is_some_and(|by| named(by).contains(&test.as_str())) {
+                wrong.push(format!("{class}: the row does not name {test}"));
+            }
+        }
+    }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }

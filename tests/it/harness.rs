@@ -2,7 +2,8 @@
 
 use crate::support::h2::{H2Client, H2Upstream, full};
 use crate::support::metrics::Metrics;
-use crate::support::mint::{self, Key};
+use crate::support::mint::{self, AUDIENCE, Key};
+use crate::support::oidc_provider::OidcProvider;
 use crate::support::tls::{self, Authority};
 use crate::support::{Conn, Mint, RecordingUpstream, Req, send};
 
@@ -68,6 +69,19 @@ fn minted_tokens_verify() {
         let other = Mint::new().scoped("read");
         assert!(decode::<serde_json::Value>(&other, &DecodingKey::from_jwk(&jwk).unwrap(), &validation).is_err());
     }
+}
+
+#[test]
+fn oidc_provider_introspects_and_revokes() {
+    let Some(provider) = OidcProvider::start(&[&Key::p256("k1")]) else { return };
+    let token = provider.token("https://api.test/opaque", "orders:read");
+    let facts = provider.introspect(&token).json();
+    assert_eq!((&facts["active"], &facts["scope"]), (&true.into(), &"orders:read".into()), "{facts}");
+    assert_eq!((&facts["aud"], &facts["iss"]), (&AUDIENCE.into(), &provider.issuer().into()), "{facts}");
+    provider.revoke(&token);
+    assert_eq!(provider.introspect(&token).json(), serde_json::json!({ "active": false }));
+    let answer = provider.introspect(&provider.token(AUDIENCE, "orders:read"));
+    assert_eq!((answer.status, &answer.json()["error"]), (400, &"unsupported_token_type".into()));
 }
 
 #[test]

@@ -134,6 +134,53 @@ fn header_timeout_closes() {
 }
 
 #[test]
+fn header_timeout_ends_half_a_head_wherever_it_stands() {
+    let (upstream, gate) = waiting();
+    let limits = "header_timeout = \"500ms\"\nidle_timeout = \"1h\"";
+    let site = Site::builder().upstream(upstream).limits(limits).more(OPEN).start();
+    let get = |target: &str| String::from_utf8(Req::get(target).bytes()).unwrap();
+    let half = "GET /public/x HTTP/1.1\r\nHost: api.te";
+    let mut wrong = Wrong::default();
+    // Behind a request that is answered at once, behind its body, and an idle while after it.
+    for (case, first, second) in [
+        ("behind", format!("{}{half}", get("/public/x")), ""),
+        ("one byte", format!("{}G", get("/public/x")), ""),
+        (
+            "behind a body",
+            format!("POST /public/x HTTP/1.1\r\nHost: api.test\r\nContent-Length: 2\r\n\r\nab{half}"),
+            "",
+        ),
+        ("later", get("/public/x"), half),
+    ] {
+        let mut conn = site.connect();
+        conn.write(first);
+        wrong.eq(case, conn.read_answer().status, 200);
+        conn.write(second);
+        wrong.eq(case, fate(&mut conn, SOON), Fate::Closed);
+    }
+    // Not while the request before it runs, however long that takes; but then.
+    let mut conn = site.connect();
+    conn.write(format!("{}{half}", get("/public/wait")));
+    site.upstream.wait_until(|requests| requests.iter().any(|request| request.target == "/public/wait"));
+    wrong.eq("while another runs", fate(&mut conn, Duration::from_secs(2)), Fate::Waiting);
+    gate.open();
+    wrong.eq("then", fate(&mut conn, SOON), Fate::Answer(200));
+    wrong.eq("then", fate(&mut conn, SOON), Fate::Closed);
+    // Empty lines are no head: the connection is idle.
+    let mut conn = site.connect();
+    conn.write(get("/public/x"));
+    wrong.eq("empty lines", conn.read_answer().status, 200);
+    conn.write("\r\n\r\n");
+    wrong.eq("empty lines", fate(&mut conn, Duration::from_secs(2)), Fate::Waiting);
+    conn.write(get("/public/x"));
+    wrong.eq("after empty lines", fate(&mut conn, SOON), Fate::Answer(200));
+    wrong.done();
+    let reached = site.gateway.metrics();
+    assert_eq!(reached.sum("tollgate_limits_reached_total", &[("limit", "header_timeout")]), 5.0);
+    assert_eq!(reached.sum("tollgate_limits_reached_total", &[("limit", "idle_timeout")]), 0.0);
+}
+
+#[test]
 fn body_timeout_is_408() {
     let site = Site::builder().limits("body_timeout = \"400ms\"").more(OPEN).start();
     let mut wrong = Wrong::default();

@@ -103,33 +103,6 @@ fn sni_chooses_the_certificate() {
 }
 
 #[test]
-fn client_certificates() {
-    let stranger = Authority::new().identity(&["stranger"]);
-    let status = |scene: &Secure, identity: Option<&Identity>| {
-        let mut client = scene.authority.client();
-        if let Some(identity) = identity {
-            client = client.identity(identity);
-        }
-        // With TLS 1.3 the refusal arrives after the handshake.
-        let connected = client.connect(scene.site.gateway.address("main"), "api.test");
-        connected.and_then(|mut agreed| agreed.conn.try_send(&Req::get("/public/x"))).map_or(0, |answer| answer.status)
-    };
-    let mut wrong = Wrong::default();
-    let required = secure("client_auth = { ca = \"tls/ca.crt\", require = true }", "");
-    let known = required.authority.identity(&["partner"]);
-    wrong.eq("required: none", status(&required, None), 0);
-    wrong.eq("required: known", status(&required, Some(&known)), 200);
-    wrong.eq("required: unknown", status(&required, Some(&stranger)), 0);
-    wrong.eq("required: forwarded", required.site.upstream.count(), 1);
-    let optional = secure("client_auth = { ca = \"tls/ca.crt\", require = false }", "");
-    let known = optional.authority.identity(&["partner"]);
-    wrong.eq("optional: none", status(&optional, None), 200);
-    wrong.eq("optional: known", status(&optional, Some(&known)), 200);
-    wrong.eq("optional: unknown", status(&optional, Some(&stranger)), 0);
-    wrong.done();
-}
-
-#[test]
 fn http2_over_tls_and_in_the_clear() {
     let scene = secure("", "[listeners.clear]\naddress = \"127.0.0.1:0\"\n");
     let token = scene.site.mint.scoped("");

@@ -8,29 +8,46 @@
 )]
 #![allow(unreachable_pub, reason = "the test binary has no interface")]
 
+mod addresses;
 mod admin;
+mod asking;
 mod assertions;
 mod bearer;
 mod bypass;
+mod bypass_tokens;
 mod cli;
+mod client_certificates;
 mod clients;
 mod code;
 mod config;
 mod conformance;
+mod cors;
+mod deploy;
 mod edges;
+mod framing;
+mod fronts;
 mod guessing;
 mod harness;
+mod http2;
 mod introspection;
+mod issuers;
 mod jwks;
 mod keys;
 mod limits;
 mod listeners;
 mod login;
+mod monitoring;
 mod pages;
+mod products;
 mod proxy;
+mod proxy_protocol;
+mod rates;
 mod refresh;
+mod reload;
 mod revocation;
 mod routing;
+mod slow;
+mod smuggling;
 mod support;
 mod token_endpoint;
 mod upstream;

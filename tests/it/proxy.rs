@@ -751,7 +751,7 @@ fn a_slow_reader_holds_the_upstream_back() {
 
 // ---- upgrades -------------------------------------------------------------------------------------------------------
 
-fn upgrade(path: &str) -> Req {
+pub(crate) fn upgrade(path: &str) -> Req {
     Req::get(path)
         .header("Connection", "Upgrade")
         .header("Upgrade", "websocket")
@@ -759,7 +759,7 @@ fn upgrade(path: &str) -> Req {
         .header("Sec-WebSocket-Version", "13")
 }
 
-fn echo_server() -> RecordingUpstream {
+pub(crate) fn echo_server() -> RecordingUpstream {
     RecordingUpstream::scripted(|exchange| {
         if exchange.request.target.contains("refused") {
             return exchange.answer("403 Forbidden", "", b"not here");

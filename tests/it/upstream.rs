@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::frames::{GOAWAY, HEADERS, PING, SETTINGS, frame};
 use crate::support::site::{OPEN, SiteBuilder};
 use crate::support::tls::{self, Authority};
 use crate::support::{Gate, RecordingUpstream, Req, Site, Wrong, send};
@@ -198,17 +199,6 @@ fn what_a_caller_does_to_its_body_is_no_error_of_the_upstream() {
 }
 
 // ---- HTTP/2 ---------------------------------------------------------------------------------------------------------
-
-/// A frame of RFC 9113 section 4.1.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
 
 /// `:status: 200` and the end of the stream.
 fn answer_200(stream: u32) -> Vec<u8> {

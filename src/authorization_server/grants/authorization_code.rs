@@ -83,7 +83,7 @@ impl AuthorizationServer {
         let (text, record) = refresh.unzip();
         match self.store().redeem(presented, grant, prepared.record.clone(), record).await? {
             Redemption::Redeemed => {
-                self.audit_grant(request, "authorization_code", Some(&code.user), &scope);
+                self.audit_grant(request, Some(&code.user), &scope);
                 self.finish(prepared, text.as_deref())
             }
             Redemption::Reused(id) => {

@@ -26,7 +26,7 @@ impl AuthorizationServer {
             self.store().record_access_token(prepared.record.clone()).await?;
         }
         let response = self.finish(prepared, None)?;
-        self.audit_grant(request, "client_credentials", None, &scope);
+        self.audit_grant(request, None, &scope);
         Ok(response)
     }
 }

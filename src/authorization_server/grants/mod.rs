@@ -16,6 +16,7 @@ use crate::scope::ScopeSet;
 /// A request for a token whose client is known and may use the grant.
 #[derive(Debug)]
 pub(super) struct GrantRequest<'a> {
+    pub(super) grant: Grant,
     pub(super) by: &'a Authenticated,
     pub(super) form: &'a Form,
     pub(super) caller: &'a Caller<'a>,

@@ -66,7 +66,7 @@ impl AuthorizationServer {
         if let Some(state) = state {
             response["state"] = state.into();
         }
-        self.audit_grant(request, "password", Some(&account.name), &scope);
+        self.audit_grant(request, Some(&account.name), &scope);
         Ok(response)
     }
 

@@ -59,7 +59,7 @@ impl AuthorizationServer {
                         client = %client.id, user = grant.user, grant = grant.id.as_str(),
                     );
                 }
-                self.audit_grant(request, "refresh_token", Some(&grant.user), &scope);
+                self.audit_grant(request, Some(&grant.user), &scope);
                 self.finish(prepared, Some(&text))
             }
             Rotation::Invalid => Err(invalid_grant("the refresh token was revoked a moment ago")),

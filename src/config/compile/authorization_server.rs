@@ -251,14 +251,21 @@ impl Compiler<'_> {
         let cleartext = |listener: &&Listener| listener.settings.tls.is_none();
         let own: Vec<&Listener> = own.iter().filter_map(|index| all.get(*index)).collect();
         let all_cleartext = !own.is_empty() && own.iter().all(cleartext);
-        if all_cleartext && server.trusted_proxies.0.is_empty() && !server.public_url.is_loopback() {
+        // With the PROXY protocol the peer is who is announced, and its word of https does not count.
+        let announced = own.iter().all(|listener| listener.settings.proxy_protocol);
+        let told = !announced && !server.trusted_proxies.0.is_empty();
+        if all_cleartext && !told && !server.public_url.is_loopback() {
             self.report.warning(
                 *at,
                 format!(
                     "the authorization server answers https only, and `{}/token` is served in clear text",
                     settings.path
                 ),
-                "add a `tls` table to its listener, or name the proxy that ends TLS in `server.trusted_proxies`",
+                if announced {
+                    "add a `tls` table to its listener: the PROXY protocol does not tell that TLS ended before"
+                } else {
+                    "add a `tls` table to its listener, or name the proxy that ends TLS in `server.trusted_proxies`"
+                },
             );
         }
     }

@@ -117,7 +117,7 @@ impl Compiler<'_> {
             trusted: trusted.or(false),
             introspect: introspect.or(false),
             require_pkce: require_pkce.or(false) || is_public,
-            origins: self.origins(origins),
+            origins: self.origins(origins.or_default()),
         }
     }
 
@@ -387,9 +387,14 @@ impl Compiler<'_> {
         Some(lifetime)
     }
 
-    fn origins(&mut self, field: Field<List<String>>) -> Vec<String> {
-        let list = field.or_default();
+    /// Of a client or a route, each meant as it stands: neither wildcards nor `null`, which any page can bring about.
+    pub(super) fn origins(&mut self, list: List<String>) -> Vec<String> {
         for at in &list.items {
+            if at.value == "null" || at.value.contains('*') {
+                let help = "name each origin by itself: `\"https://app.example.com\"`";
+                self.report.error(at.span, format!("`{}` is not one origin", at.value), help);
+                continue;
+            }
             let origin = self.url(at, "origins");
             if origin.is_some_and(|url| url.origin() != at.value) {
                 self.report.error(

@@ -222,7 +222,7 @@ impl Compiler<'_> {
         self.report.error(at, format!("the header `{name}` is the gateway's own"), help);
     }
 
-    fn header_name(&mut self, at: &At<String>) -> Option<HeaderName> {
+    pub(super) fn header_name(&mut self, at: &At<String>) -> Option<HeaderName> {
         let name = HeaderName::from_bytes(at.value.as_bytes()).ok();
         if name.is_none() {
             self.report.error(

@@ -4,6 +4,7 @@
 mod access;
 mod authorization_server;
 mod clients;
+mod controls;
 mod files;
 mod forward;
 mod issuers;
@@ -16,11 +17,13 @@ mod upstreams;
 mod users;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use super::Config;
 use super::diagnostic::{Report, Span, suggestion};
@@ -29,7 +32,7 @@ use super::reader::{At, Field, List, Map};
 use super::value::Interval;
 use crate::clock::UnixSeconds;
 use crate::gateway::plan::Plan;
-use crate::net::{BaseUrl, UrlError};
+use crate::net::{BaseUrl, EndpointUrl, UrlError};
 use crate::scope::{self, ScopeSet};
 
 /// What all parts of the compilation share.
@@ -48,6 +51,8 @@ struct Compiler<'r> {
 struct Names {
     listeners: Vec<ListenerName>,
     issuers: Vec<Arc<str>>,
+    /// By issuer, where it is introspected: how its opaque tokens begin.
+    token_prefixes: Vec<Option<String>>,
     upstreams: Vec<Arc<str>>,
     /// Of the embedded server.
     clients: Vec<String>,
@@ -88,7 +93,7 @@ pub(super) fn compile(file: File, start: Span, report: &mut Report, now: UnixSec
             "add one: `[listeners.public]` with `address = \"127.0.0.1:8080\"`",
         );
     }
-    let listeners = compiler.listeners(listeners, &server.public_url);
+    let listeners = compiler.listeners(listeners, &server);
     let admin_is_explicit = !admin.is_absent();
     let admin = compiler.admin(admin);
     compiler.distinct_addresses(&listeners, &admin);
@@ -134,6 +139,12 @@ impl Names {
             |listener: &model::Listener| listener.redirect_to_https.as_ref().is_some_and(|redirects| redirects.value);
         let embedded = authorization_server.as_ref().map(|at| &at.value);
         let own = authorization_server.key().map(|_| Arc::from(issuers::EMBEDDED));
+        let others = issuers.0.iter().filter(|named| named.name.value != issuers::EMBEDDED);
+        let prefix = |issuer: &model::Issuer| {
+            let introspection = issuer.introspection.as_ref()?;
+            Some(introspection.value.token_prefix.as_ref().map(|at| at.value.clone()).unwrap_or_default())
+        };
+        let prefixes = others.clone().map(|named| named.value.as_ref().and_then(|at| prefix(&at.value)));
         Self {
             listeners: listeners
                 .0
@@ -143,10 +154,8 @@ impl Names {
                     redirects: named.value.as_ref().is_some_and(|at| redirects(&at.value)),
                 })
                 .collect(),
-            issuers: own
-                .into_iter()
-                .chain(issuers.names().filter(|name| *name != issuers::EMBEDDED).map(Arc::from))
-                .collect(),
+            token_prefixes: own.iter().map(|_| None).chain(prefixes).collect(),
+            issuers: own.into_iter().chain(others.map(|named| named.name.value.as_str().into())).collect(),
             upstreams: upstreams.names().map(Arc::from).collect(),
             clients: embedded
                 .and_then(|server| server.clients.as_ref())
@@ -272,30 +281,37 @@ impl Compiler<'_> {
     /// An absolute URL that is https, or http on loopback.
     fn secure_url(&mut self, at: &At<String>, key: &str) -> Option<BaseUrl> {
         let url = self.url(at, key)?;
-        if !url.is_https() && !url.is_loopback() {
+        self.is_secure(at, key, url.is_https() || url.is_loopback()).then_some(url)
+    }
+
+    /// The URL of a document or an endpoint elsewhere, which may have a query.
+    fn endpoint_url(&mut self, at: &At<String>, key: &str) -> Option<EndpointUrl> {
+        let url = EndpointUrl::parse(&at.value).map_err(|error| self.not_a_url(at, key, error)).ok()?;
+        self.is_secure(at, key, url.is_https() || url.is_loopback()).then_some(url)
+    }
+
+    fn is_secure(&mut self, at: &At<String>, key: &str, secure: bool) -> bool {
+        if !secure {
             self.report.error(
                 at.span,
                 format!("`{key}` uses http, which is for loopback only"),
                 format!("write `https://{}`", at.value.trim_start_matches("http://")),
             );
-            return None;
         }
-        Some(url)
+        secure
     }
 
     fn url(&mut self, at: &At<String>, key: &str) -> Option<BaseUrl> {
-        match BaseUrl::parse(&at.value) {
-            Ok(url) => Some(url),
-            Err(error) => {
-                let help = match error {
-                    UrlError::Extra => "leave out what follows `?` or `#`, and what stands before `@`".to_owned(),
-                    _ if at.value.contains("://") => "write it like `https://api.example.com`".to_owned(),
-                    _ => format!("write it with a scheme: `https://{}`", at.value),
-                };
-                self.report.error(at.span, format!("`{key}`: {error}"), help);
-                None
-            }
-        }
+        BaseUrl::parse(&at.value).map_err(|error| self.not_a_url(at, key, error)).ok()
+    }
+
+    fn not_a_url(&mut self, at: &At<String>, key: &str, error: UrlError) {
+        let help = match error {
+            UrlError::Extra => "leave out what follows `?` or `#`, and what stands before `@`".to_owned(),
+            _ if at.value.contains("://") => "write it like `https://api.example.com`".to_owned(),
+            _ => format!("write it with a scheme: `https://{}`", at.value),
+        };
+        self.report.error(at.span, format!("`{key}`: {error}"), help);
     }
 
     fn address(&mut self, at: &At<String>, key: &str) -> Option<SocketAddr> {
@@ -309,6 +325,32 @@ impl Compiler<'_> {
             self.report.error(at.span, format!("`{key}`: `{}` is not an IP address and a port", at.value), help);
         }
         parsed
+    }
+
+    /// An address with the length of a prefix, or alone.
+    fn network(&mut self, at: &At<String>) -> Option<IpNet> {
+        let parsed = at.value.parse::<IpNet>().or_else(|_| at.value.parse::<IpAddr>().map(IpNet::from)).ok();
+        let Some(network) = parsed else {
+            self.report.error(
+                at.span,
+                format!("`{}` is not a network", at.value),
+                "write an address with the length of its prefix: `\"10.0.0.0/8\"`, `\"2001:db8::/32\"`",
+            );
+            return None;
+        };
+        if network.addr().to_canonical() != network.addr() {
+            self.report.error(
+                at.span,
+                format!("`{}` is an IPv4 network in the form of IPv6, which no address has here", at.value),
+                format!(
+                    "write it as IPv4: `\"{}/{}\"`",
+                    network.addr().to_canonical(),
+                    network.prefix_len().saturating_sub(96)
+                ),
+            );
+            return None;
+        }
+        Some(network)
     }
 
     /// Reports repeated values of a list.

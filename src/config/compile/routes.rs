@@ -1,4 +1,5 @@
-//! `[[routes]]`: where a request goes. Who may send it is compiled by `access`, what is sent by `forward`.
+//! `[[routes]]`: where a request goes. Who may send it is compiled by `access`, what it must meet besides by
+//! `controls`, what is sent by `forward`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use super::{Compiler, Names};
 use crate::gateway::plan::{AuthorizationServerPlan, PathAllowances, RoutePlan, UnderscoreHeaders};
 use crate::net::{BaseUrl, is_loopback_host};
 use crate::routing::{HostPattern, PathPattern, Segment, Table};
+use crate::token::Reuse;
 
 const MAX_NAME: usize = 64;
 const UPSTREAM_HELP: &str =
@@ -149,17 +151,6 @@ impl Compiler<'_> {
         } = at.value;
         self.mode(&mode);
         self.not_built(&basic_bridge, "basic_bridge", "let these callers fetch a token from the token endpoint");
-        self.not_built(&rate_limit, "rate_limit", "limit rates in front of the gateway until then");
-        self.not_built(
-            &cors,
-            "cors",
-            "let the upstream answer preflights: add `{ methods = [\"OPTIONS\"], public = true }` to `allow`",
-        );
-        self.not_built(&ip_allow, "ip_allow", "filter addresses in front of the gateway until then");
-        self.not_built(&ip_deny, "ip_deny", "filter addresses in front of the gateway until then");
-        if let Some(At { value: model::Cache::Off, span }) = cache.as_ref() {
-            self.not_built_at(*span, "`cache = \"off\"`", "leave it out");
-        }
 
         let allowances = self.allowances(allow_in_path);
         let path = path.required(self.report, at.span, "path", "say which paths: `path = \"/orders/**\"`");
@@ -167,15 +158,19 @@ impl Compiler<'_> {
         let upstream = upstream
             .required(self.report, at.span, "upstream", "say where its requests go: `upstream = \"orders\"`")
             .and_then(|upstream| self.lookup(&upstream, &names.upstreams, "upstream", UPSTREAM_HELP));
-        let issuers = self.route_issuers(issuers, names);
+        let issuers = self.route_issuers(issuers, names, at.span);
+        let introspection = self.reuse(cache, issuers.as_deref(), names);
         let allow = allow.required(self.report, at.span, "allow", ALLOW_HELP);
+        let addresses = self.addresses(ip_allow, ip_deny);
         let access = allow.and_then(|allow| {
             self.not_empty(&allow, "allow", ALLOW_HELP).then(|| self.access(allow, issuers.as_deref(), names))
         });
         let listeners = self.serving(listeners, names, "a route");
         let hosts = self.hosts(hosts);
+        let cors = cors.given().and_then(|at| self.cors(at, forward.as_ref().map(|at| &at.value)));
         let forward = self.forward(forward, pattern.as_ref());
         let audience = self.audience(audience);
+        let rate_limit = rate_limit.given().and_then(|at| self.rate_limit(at, access.as_ref()));
         let body_bytes = self.body_bytes(body_bytes).unwrap_or(server.limits.body_bytes);
         let timeout =
             if timeout.is_absent() { None } else { Some(self.interval(timeout, "timeout", Duration::from_secs(30))) };
@@ -193,7 +188,9 @@ impl Compiler<'_> {
             path_text: path.value,
             upstream: upstream?,
             issuers: issuers.unwrap_or_default(),
+            addresses,
             access: access?,
+            introspection,
             audience,
             body_bytes,
             timeout,
@@ -203,6 +200,8 @@ impl Compiler<'_> {
                 model::Underscore::Pass => UnderscoreHeaders::Pass,
             },
             end_with_token: end_with_token.or(false),
+            rate_limit,
+            cors,
             forward,
         };
         Some(Placed { plan, path: path.span })
@@ -242,16 +241,49 @@ impl Compiler<'_> {
         allowances
     }
 
-    /// None: the key is there and wrong.
-    fn route_issuers(&mut self, field: Field<List<String>>, names: &Names) -> Option<Vec<usize>> {
-        if field.is_absent() {
-            return Some((0..names.issuers.len()).collect());
+    /// None: the key is there and wrong. `owner` is the route.
+    fn route_issuers(&mut self, field: Field<List<String>>, names: &Names, owner: Span) -> Option<Vec<usize>> {
+        let span = field.key().unwrap_or(owner);
+        let indices = if field.is_absent() {
+            (0..names.issuers.len()).collect()
+        } else {
+            let list = field.given()?;
+            self.not_empty(&list, "issuers", "leave it out to accept tokens of every issuer");
+            self.distinct(&list.value.items, Clone::clone, "the issuer");
+            let indices: Vec<Option<usize>> = list.value.items.iter().map(|at| self.issuer(at, names)).collect();
+            indices.into_iter().collect::<Option<Vec<usize>>>()?
+        };
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        for index in &indices {
+            let Some(prefix) = &names.token_prefixes[*index] else { continue };
+            if let Some(first) = seen.insert(prefix, *index) {
+                self.report.error(
+                    span,
+                    format!(
+                        "an opaque token could be of `{}` or of `{}`: both are introspected, and their tokens begin alike",
+                        names.issuers[first], names.issuers[*index]
+                    ),
+                    "name one of them in the route's `issuers`, or give each a `token_prefix` of its own",
+                );
+            }
         }
-        let list = field.given()?;
-        self.not_empty(&list, "issuers", "leave it out to accept tokens of every issuer");
-        self.distinct(&list.value.items, Clone::clone, "the issuer");
-        let indices: Vec<Option<usize>> = list.value.items.iter().map(|at| self.issuer(at, names)).collect();
-        indices.into_iter().collect()
+        Some(indices)
+    }
+
+    fn reuse(&mut self, cache: Field<model::Cache>, issuers: Option<&[usize]>, names: &Names) -> Reuse {
+        match cache.given() {
+            Some(At { value: model::Cache::Off, span }) => {
+                if issuers.is_some_and(|issuers| issuers.iter().all(|index| names.token_prefixes[*index].is_none())) {
+                    self.report.warning(
+                        span,
+                        "`cache = \"off\"` means nothing here: no issuer of this route is introspected",
+                        "leave it out, or give an issuer an `introspection` table",
+                    );
+                }
+                Reuse::Never
+            }
+            _ => Reuse::Kept,
+        }
     }
 
     /// The place of an issuer that is named.

@@ -3,8 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use ipnet::IpNet;
-
 use super::super::diagnostic::Span;
 use super::super::model;
 use super::super::reader::{At, Field, List, Map};
@@ -21,13 +19,15 @@ const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST
 pub(super) struct Server {
     pub(super) public_url: BaseUrl,
     pub(super) trusted_proxies: TrustedProxies,
+    /// Whether there are any, right or wrong.
+    names_proxies: bool,
     pub(super) limits: server::Limits,
     workers: usize,
 }
 
 impl Server {
     pub(super) fn finish(self, listeners: Vec<Listener>) -> server::Settings {
-        let Self { public_url, trusted_proxies, limits, workers } = self;
+        let Self { public_url, trusted_proxies, names_proxies: _, limits, workers } = self;
         let listeners = listeners.into_iter().map(|listener| listener.settings).collect();
         server::Settings { public_url, trusted_proxies, workers, limits, listeners }
     }
@@ -69,6 +69,10 @@ impl Compiler<'_> {
         Server {
             public_url: public_url
                 .unwrap_or_else(|| BaseUrl::parse("https://localhost").expect("a constant that is a URL")),
+            names_proxies: match trusted_proxies.as_ref() {
+                Some(at) => !at.value.is_empty(),
+                None => !trusted_proxies.is_absent(),
+            },
             trusted_proxies: self.trusted_proxies(trusted_proxies),
             limits: self.limits(limits.or_default()),
             workers: self.workers(workers),
@@ -85,23 +89,16 @@ impl Compiler<'_> {
     fn trusted_proxies(&mut self, field: Field<List<String>>) -> TrustedProxies {
         let mut networks = Vec::new();
         for at in field.or_default().items {
-            let parsed = at.value.parse::<IpNet>().or_else(|_| at.value.parse::<IpAddr>().map(IpNet::from));
-            match parsed {
-                Ok(network) if network.prefix_len() == 0 => {
+            match self.network(&at) {
+                Some(network) if network.prefix_len() == 0 => {
                     self.report.error(
                         at.span,
                         format!("`{}` would believe the forwarding headers of everybody", at.value),
                         "name the networks of your own proxies: `trusted_proxies = [\"10.0.0.0/8\"]`",
                     );
                 }
-                Ok(network) => networks.push(network.trunc()),
-                Err(_) => {
-                    self.report.error(
-                        at.span,
-                        format!("`{}` is not a network", at.value),
-                        "write an address with the length of its prefix: `\"10.0.0.0/8\"`, `\"2001:db8::/32\"`",
-                    );
-                }
+                Some(network) => networks.push(network.trunc()),
+                None => {}
             }
         }
         TrustedProxies(networks)
@@ -173,35 +170,36 @@ impl Compiler<'_> {
         usize::try_from(count).unwrap_or(usize::MAX)
     }
 
-    pub(super) fn listeners(&mut self, listeners: Map<model::Listener>, public_url: &BaseUrl) -> Vec<Listener> {
+    pub(super) fn listeners(&mut self, listeners: Map<model::Listener>, server: &Server) -> Vec<Listener> {
         let mut compiled = Vec::new();
         for named in listeners.0 {
             self.name(&named.name, "a listener");
             if let Some(at) = named.value {
-                compiled.extend(self.listener(&named.name, at, public_url));
+                compiled.extend(self.listener(&named.name, at, server));
             }
         }
         compiled
     }
 
-    fn listener(&mut self, name: &At<String>, at: At<model::Listener>, public_url: &BaseUrl) -> Option<Listener> {
+    fn listener(&mut self, name: &At<String>, at: At<model::Listener>, server: &Server) -> Option<Listener> {
         let model::Listener { address, proxy_protocol, tls, redirect_to_https } = at.value;
         let address =
             address.required(self.report, at.span, "address", "say where it listens: `address = \"0.0.0.0:8443\"`");
         let span = address.as_ref().map_or(name.span, |address| address.span);
         let address = address.and_then(|address| self.address(&address, "address"));
-        if proxy_protocol.as_ref().is_some_and(|at| at.value) {
-            self.not_built(
-                &proxy_protocol,
-                "proxy_protocol",
-                "let the proxy send X-Forwarded-For instead, and name its network in `server.trusted_proxies`",
+        let announced = proxy_protocol.as_ref().is_some_and(|at| at.value);
+        if let (true, Some(key), false) = (announced, proxy_protocol.key(), server.names_proxies) {
+            self.report.error(
+                key,
+                "no connection would be taken: the PROXY protocol is spoken with trusted proxies alone, and there are none",
+                "name them in `[server]`: `trusted_proxies = [\"10.0.0.7\"]`",
             );
         }
         let tls_key = tls.key();
         let tls = tls.given().and_then(|at| self.server_tls(at));
         let redirect = redirect_to_https.as_ref().is_some_and(|at| at.value);
         if let (true, Some(redirects)) = (redirect, redirect_to_https.key()) {
-            if !public_url.is_https() {
+            if !server.public_url.is_https() {
                 self.report.error(
                     redirects,
                     "there is no https to redirect to: `server.public_url` is an http URL",
@@ -227,7 +225,8 @@ impl Compiler<'_> {
             );
         }
         let name = name.value.as_str().into();
-        let settings = server::ListenerSettings { name, address, tls, redirect_to_https: redirect };
+        let settings =
+            server::ListenerSettings { name, address, tls, redirect_to_https: redirect, proxy_protocol: announced };
         Some(Listener { settings, span })
     }
 

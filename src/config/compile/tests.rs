@@ -15,7 +15,7 @@ impl Compiler<'_> {
     }
 
     fn rule_test(&mut self, at: At<model::Test>, names: &Names) -> Option<RuleTest> {
-        let model::Test { request, token, expect } = at.value;
+        let model::Test { request, token, peer, expect } = at.value;
         let request = request.required(self.report, at.span, "request", REQUEST_HELP);
         let expect = expect.required(self.report, at.span, "expect", "write the status: 200 if it is forwarded");
         let request = request.and_then(|at| {
@@ -51,12 +51,21 @@ impl Compiler<'_> {
                 self.report.error(token.span, "the test's token is of no configured issuer", help);
             }
         }
+        let peer = peer.given().and_then(|at| {
+            let parsed = at.value.parse().ok();
+            if parsed.is_none() {
+                let help = "write it without a port: `\"192.0.2.7\"`, `\"2001:db8::7\"`";
+                self.report.error(at.span, format!("`{}` is not an IP address", at.value), help);
+            }
+            parsed
+        });
         let ((span, method, target), expect) = (request?, expect?);
         Some(RuleTest {
             line: self.report.line(span),
             method,
             target,
             token: token.given().map(|at| at.value.0),
+            peer,
             expect,
             place: self.report.keep(span),
         })

@@ -2,6 +2,7 @@
 
 use std::time::UNIX_EPOCH;
 
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
@@ -80,6 +81,14 @@ impl Key {
             Private::Rsa(key) => key.public_key().as_ref().to_vec(),
             Private::P256(key) | Private::P384(key) => key.public_key().as_ref().to_vec(),
             Private::Ed25519(key) => key.public_key().as_ref().to_vec(),
+        }
+    }
+
+    pub fn pkcs8(&self) -> Vec<u8> {
+        match &self.private {
+            Private::Rsa(key) => AsDer::<Pkcs8V1Der<'_>>::as_der(key).unwrap().as_ref().to_vec(),
+            Private::P256(key) | Private::P384(key) => key.to_pkcs8v1().unwrap().as_ref().to_vec(),
+            Private::Ed25519(key) => key.to_pkcs8v1().unwrap().as_ref().to_vec(),
         }
     }
 

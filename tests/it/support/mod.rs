@@ -2,13 +2,18 @@
 //! tokens, and clients that send whatever bytes they are told.
 
 pub mod browser;
+pub mod checker;
 pub mod chromium;
 pub mod command;
+pub mod frames;
 pub mod gateway;
 pub mod h2;
 pub mod http;
 pub mod metrics;
 pub mod mint;
+pub mod oidc_provider;
+pub mod others;
+pub mod parsers;
 pub mod public;
 pub mod server;
 pub mod site;
@@ -17,6 +22,8 @@ pub mod upstream;
 pub mod wire;
 
 use std::fmt::Debug;
+use std::thread;
+use std::time::{Duration, Instant};
 
 pub use browser::{Browser, Callback, Form};
 pub use gateway::{field, value};
@@ -24,6 +31,15 @@ pub use http::{Conn, Req, Response, send};
 pub use mint::Mint;
 pub use site::Site;
 pub use upstream::{Gate, RecordingUpstream};
+
+/// Waits for a condition, and fails the test when it does not come.
+pub fn until(what: &str, ready: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !ready() {
+        assert!(Instant::now() < end, "{what}: not within 20 s");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
 
 /// Collects what is wrong in a table of cases, so that one run shows every bad row.
 #[derive(Default)]

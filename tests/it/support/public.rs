@@ -135,7 +135,7 @@ impl Public {
 }
 
 /// A port that is free now, outside of the range from which the system hands out ports to others.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let from = std::process::id() as usize * 17;
     loop {
@@ -145,6 +145,11 @@ fn free_port() -> u16 {
             return port;
         }
     }
+}
+
+/// Where `tests/run` puts what others wrote.
+pub fn place(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients").join(name)
 }
 
 /// A program that `tests/run` installs. Without it a test fails on a build server and is skipped elsewhere.

@@ -13,7 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
     SupportedProtocolVersion,
 };
 
@@ -53,10 +53,16 @@ impl Authority {
 
     /// For a server of these names (an address counts as one), or a client.
     pub fn identity(&self, names: &[&str]) -> Identity {
+        self.identity_with(names, |_| {})
+    }
+
+    /// The same with a last change to what is certified.
+    pub fn identity_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names.clone()).unwrap();
         params.distinguished_name.push(DnType::CommonName, names[0].clone());
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         Identity { cert: cert.pem(), key: key.serialize_pem() }
@@ -114,6 +120,8 @@ pub struct Agreed {
     pub alpn: Option<String>,
     pub version: rustls::ProtocolVersion,
     pub certificate: CertificateDer<'static>,
+    /// By what an earlier connection left behind.
+    pub resumed: bool,
 }
 
 impl TlsClient<'_> {
@@ -150,15 +158,25 @@ impl TlsClient<'_> {
 
     /// A connection for which `name` is asked (an address sends no SNI).
     pub fn connect(&self, address: SocketAddr, name: &str) -> io::Result<Agreed> {
-        let name = ServerName::try_from(name.to_owned()).unwrap();
-        let connection = ClientConnection::new(Arc::new(self.config()), name).map_err(io::Error::other)?;
-        let socket = TcpStream::connect(address)?;
-        socket.set_read_timeout(Some(super::wire::PATIENCE))?;
-        let mut stream = StreamOwned::new(connection, socket.try_clone()?);
-        stream.conn.complete_io(&mut stream.sock)?;
-        let alpn = stream.conn.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned());
-        let version = stream.conn.protocol_version().unwrap();
-        let certificate = stream.conn.peer_certificates().unwrap()[0].clone().into_owned();
-        Ok(Agreed { conn: Conn { wire: Wire::over(Box::new(stream), socket) }, alpn, version, certificate })
+        self.handshake(TcpStream::connect(address)?, name)
     }
+
+    /// The same over a connection that is there.
+    pub fn handshake(&self, socket: TcpStream, name: &str) -> io::Result<Agreed> {
+        handshake(&Arc::new(self.config()), socket, name)
+    }
+}
+
+/// The calling end of a TLS connection; those with one `config` resume each other's sessions.
+pub fn handshake(config: &Arc<ClientConfig>, socket: TcpStream, name: &str) -> io::Result<Agreed> {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let connection = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+    socket.set_read_timeout(Some(super::wire::PATIENCE))?;
+    let mut stream = StreamOwned::new(connection, socket.try_clone()?);
+    stream.conn.complete_io(&mut stream.sock)?;
+    let alpn = stream.conn.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned());
+    let version = stream.conn.protocol_version().unwrap();
+    let certificate = stream.conn.peer_certificates().unwrap()[0].clone().into_owned();
+    let resumed = stream.conn.handshake_kind() == Some(HandshakeKind::Resumed);
+    Ok(Agreed { conn: Conn { wire: Wire::over(Box::new(stream), socket) }, alpn, version, certificate, resumed })
 }

@@ -4,12 +4,13 @@
 //! user and address and per address. Where a confidential client stands between, the address is the application's:
 //! failures count per user and client, and they only slow the answers down. All counters share one bounded cache.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use moka::sync::Cache;
 
+use super::network;
 use crate::clock::{Clock, UnixSeconds};
 
 /// Counters that are kept at once. The least recently used go first.
@@ -181,14 +182,6 @@ impl Drop for Turn {
 
 fn lock(counter: &Mutex<Counter>) -> MutexGuard<'_, Counter> {
     counter.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// One subscriber has a whole /64 of IPv6.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-        v4 => v4,
-    }
 }
 
 #[cfg(test)]
