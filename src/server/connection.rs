@@ -203,15 +203,15 @@ impl Served {
         let peer = connection.peer;
         let result = if http2 {
             let service = service_fn(move |request: Request<Incoming>| {
-                let answer = worker.load_full().answer(Arc::clone(&connection), request);
-                async move { Ok::<_, Infallible>(answer.await) }
+                let (worker, connection) = (worker.load_full(), Arc::clone(&connection));
+                async move { Ok::<_, Infallible>(worker.answer(connection, request).await) }
             });
             let connection = self::http2(&listener).serve_connection(io, service);
             until_drained(pin!(connection), &mut phase, || expired.is_set(), |c| c.graceful_shutdown()).await
         } else {
             let service = service_fn(move |request: Request<Incoming>| {
-                let answer = worker.load_full().answer(Arc::clone(&connection), request);
-                async move { Ok::<_, Infallible>(answer.await) }
+                let (worker, connection) = (worker.load_full(), Arc::clone(&connection));
+                async move { Ok::<_, Infallible>(worker.answer(connection, request).await) }
             });
             let connection = http1(&listener).serve_connection(io, service).with_upgrades();
             until_drained(pin!(connection), &mut phase, || false, |c| c.graceful_shutdown()).await
