@@ -67,11 +67,11 @@ impl Activity {
     }
 
     /// `answered`: the peer did not take the request back before.
-    pub fn end(&self, answered: bool) {
+    pub fn end(&self, now: Instant, answered: bool) {
         if !answered {
             self.taken_back.fetch_add(1, Ordering::Relaxed);
         }
-        let millis = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let millis = u64::try_from(now.duration_since(self.opened).as_millis()).unwrap_or(u64::MAX);
         self.last_end_millis.store(millis, Ordering::Relaxed);
         self.running.fetch_sub(1, Ordering::Release);
     }
