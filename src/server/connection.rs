@@ -18,11 +18,12 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use super::acceptor::CurrentWorker;
 use super::announced::{Peer, Refused};
 use super::deadline::{Timed, Waits};
 use super::guard::Guard;
 use super::stream::Streams;
-use super::{CurrentWorker, Limits, Phase};
+use super::{Limits, Phase};
 use crate::gateway::{Activity, Connection, peer_text};
 use crate::telemetry::metrics::Metrics;
 
