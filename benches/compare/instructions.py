@@ -44,7 +44,7 @@ def run(stage, case, arguments, rounds):
     config = stage.write("tollgate.toml", ACCESS=access, ROUTES="", **ports)
     out = arguments.keep or stage.path("callgrind.out")
     command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--", arguments.binary, "run", "-c", config]
-    process = stage.start("tollgate", command, "gateway", wait_for=ports["HTTP"])
+    process = stage.start("tollgate", command, "gateway", wait_for=ports["TLS"])
     field = f"Authorization: Bearer {stage.tokens[token]}\r\n" if token else ""
     request = f"GET {path} HTTP/1.1\r\nHost: api.example\r\nUser-Agent: bench\r\nAccept: */*\r\n{field}\r\n".encode()
     connections = [socket.create_connection(("127.0.0.1", ports["TLS" if tls else "HTTP"])) for _ in range(arguments.connections)]
