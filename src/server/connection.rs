@@ -212,7 +212,8 @@ impl Served {
         } else {
             let service = service_fn(move |request: Request<Incoming>| {
                 let (worker, connection) = (worker.load_full(), Arc::clone(&connection));
-                async move { Ok::<_, Infallible>(worker.answer(connection, request).await) }
+                // The library keeps room for it as long as the connection is open; most have nothing to answer.
+                Box::pin(async move { Ok::<_, Infallible>(worker.answer(connection, request).await) })
             });
             let connection = http1(&listener).serve_connection(io, service).with_upgrades();
             until_drained(pin!(connection), &mut phase, || false, |c| c.graceful_shutdown()).await
