@@ -5,6 +5,8 @@ pub mod authorization_server;
 pub mod cli;
 pub mod clock;
 pub mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod gateway;
 pub mod jose;
 pub mod limits;

@@ -119,6 +119,10 @@ impl Clients {
         address: IpAddr,
     ) -> Result<Authenticated, Error> {
         let (presented, guesses) = (Presented::read(headers, form)?, checks.guesses);
+        // Nothing was guessed.
+        if matches!(presented, Presented::Nothing) {
+            return Err(Error::invalid_client("no client authentication"));
+        }
         let closed = guesses.address_closed(address);
         let verified = match presented {
             Presented::Assertion(assertion) => self.verify_assertion(assertion, form, checks).await,
@@ -149,7 +153,7 @@ impl Clients {
     async fn verify(&self, presented: &Presented<'_>, pool: &HashPool, closed: bool) -> Result<Authenticated, Error> {
         let (method, candidates) = match presented {
             Presented::Nothing | Presented::Assertion(_) => {
-                return Err(Error::invalid_client("no client authentication"));
+                return Err(Error::invalid_client("nothing to compare"));
             }
             Presented::Unusable(reason) => return self.fail(reason, pool, closed).await,
             Presented::IdAlone(id) => {
@@ -293,7 +297,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-fn basic_candidates(header: &[u8]) -> Result<Vec<(String, Secret<String>)>, &'static str> {
+pub(super) fn basic_candidates(header: &[u8]) -> Result<Vec<(String, Secret<String>)>, &'static str> {
     if header.len() > 4 * MAX_CREDENTIAL {
         return Err("credentials are too long");
     }

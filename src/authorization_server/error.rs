@@ -138,6 +138,9 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Busy => Self::overloaded("the store's queue is full"),
+            StoreError::HandedOver => {
+                Self { retry_after: Some(1), ..Self::overloaded("the store was handed over to the next process") }
+            }
             other => {
                 tracing::error!(error = %other, "the store failed a request");
                 Self::new(ErrorCode::ServerError, "the server failed").reason(other.to_string())

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, header};
+use http::{HeaderMap, HeaderValue, Request, header};
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use zeroize::Zeroizing;
@@ -144,6 +144,12 @@ where
     B::Error: std::error::Error + Send + Sync + 'static,
 {
     let headers = request.headers().clone();
+    // A script asks in another mode, and what is no browser says nothing. Any page could send forms from the addresses of
+    // its visitors, and have these closed for guessing.
+    let mode = headers.get("sec-fetch-mode").map(HeaderValue::as_bytes);
+    if mode.is_some_and(|mode| !matches!(mode, b"cors" | b"same-origin")) {
+        return Err(invalid("this endpoint is not for the forms of pages"));
+    }
     let form = read_pages(request).await?;
     match form.repeated() {
         Some(name) => Err(invalid(format!("{name} is there more than once"))),

@@ -6,6 +6,8 @@ mod authorize;
 mod clients;
 mod error;
 mod form;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod grants;
 mod introspect;
 mod keys;

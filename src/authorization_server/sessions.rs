@@ -48,7 +48,7 @@ impl AuthorizationServer {
         let now = self.now();
         if now.saturating_sub(session.seen) >= TOUCH_SECONDS {
             session.seen = now;
-            self.store().put_session(digest, session.clone(), self.idle_end(), None).await?;
+            self.store().touch_session(digest, now, self.idle_end()).await?;
         }
         Ok(Some(LiveSession { digest, session }))
     }

@@ -14,9 +14,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
 use super::run::Running;
+use super::takeover::Heritage;
 use super::{Outcome, print};
 use crate::authorization_server::{generate_secret, hash_password};
 use crate::config;
+use crate::jose::pem;
 use crate::telemetry::log::{self, Sink};
 use crate::telemetry::metrics::Metrics;
 
@@ -52,9 +54,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         let metrics = Metrics::new();
         let sink = Sink::standard_output(metrics.log_lines_dropped.clone()).context("cannot start the log")?;
         log::install(&config.log, &sink);
-        let running = Running::start(config, None, &metrics, &sink).await?;
+        let running = Running::start(config, None, Heritage::default(), &metrics, &sink).await?;
         print(&introduction(folder.path(), port, admin_port, secret.expose()))?;
-        let outcome = running.until_stopped().await;
+        let outcome = running.until_stopped(None).await;
         sink.flush();
         outcome
     })
@@ -104,8 +106,8 @@ fn write_files(folder: &Path, port: u16, admin_port: u16, api_port: u16, secret_
     for (name, text) in [
         ("tollgate.toml", config),
         ("users.toml", users),
-        ("demo.crt", certified.cert.pem()),
-        ("demo.key", certified.signing_key.serialize_pem()),
+        ("demo.crt", pem("CERTIFICATE", certified.cert.der()).expose().clone()),
+        ("demo.key", pem("PRIVATE KEY", certified.signing_key.serialized_der()).expose().clone()),
     ] {
         std::fs::write(folder.join(name), text).with_context(|| format!("cannot write {name}"))?;
     }

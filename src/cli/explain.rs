@@ -20,7 +20,8 @@ pub(super) struct Arguments {
     method: String,
     /// The whole URL, as a client would call it: https://api.example.com/orders/7
     url: String,
-    /// A token as it would stand in `Authorization: Bearer`
+    /// A token as it would stand in `Authorization: Bearer`; `-` reads it from standard input, where nobody else on the
+    /// machine sees it
     #[arg(long, conflicts_with = "claims")]
     token: Option<String>,
     /// Claims of a token, instead of a signed one: {"sub": "alice", "scope": "orders:read"}
@@ -63,6 +64,9 @@ fn question(arguments: &Arguments, config: &Config) -> anyhow::Result<Question> 
     let in_header = headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let in_header = in_header.and_then(|value| value.split_once(' ')).filter(|(s, _)| s.eq_ignore_ascii_case("bearer"));
     let token = match (&arguments.token, &arguments.claims) {
+        (Some(token), _) if token == "-" => {
+            AssumedToken::Text(std::io::read_to_string(std::io::stdin())?.trim().to_owned())
+        }
         (Some(token), _) => AssumedToken::Text(token.trim().to_owned()),
         (None, Some(claims)) => assumed(claims.0.clone(), config)?,
         (None, None) => match in_header {

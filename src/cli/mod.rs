@@ -3,6 +3,7 @@
 mod check;
 mod client_secret;
 mod completions;
+mod crash;
 mod demo;
 mod explain;
 mod hash_password;
@@ -12,6 +13,7 @@ mod reload;
 mod routes;
 mod run;
 mod schema;
+mod takeover;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};

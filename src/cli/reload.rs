@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use sd_notify::NotifyState;
 
-use super::run::{Running, request_limits};
+use super::run::{Running, request_limits, tell_manager};
 use super::{check, rendered};
 use crate::clock::Clock;
 use crate::config::{self, Config, Diagnostic, Diagnostics};
 use crate::gateway::assemble::{self, assemble};
-use crate::server::Prepared;
+use crate::server::{Inherited, Prepared};
 use crate::telemetry::access_log::AccessLog;
 use crate::tls;
 
@@ -46,7 +47,11 @@ impl Fixed {
 impl Running {
     /// Takes up the configuration as it is now, because of `cause`. The error is for people.
     pub(super) async fn reload(&mut self, cause: &str) -> Result<u64, String> {
+        if let Ok(since) = NotifyState::monotonic_usec_now() {
+            tell_manager(&[NotifyState::Reloading, since]);
+        }
         let taken = self.take_up().await.map_err(|error| format!("{error:#}"));
+        tell_manager(&[NotifyState::Ready]);
         let at = Clock::system().now();
         match &taken {
             Ok(()) => {
@@ -81,7 +86,7 @@ impl Running {
         let Config { server, admin: _, admin_is_explicit: _, log, plan, tests: _, files: _ } = config;
         let limits = request_limits(&server);
         let drain_delay = server.limits.drain_delay;
-        let prepared = Prepared::new(server, Some(&self.server), &self.metrics)?;
+        let prepared = Prepared::new(server, Some(&self.server), &mut Inherited::default(), &self.metrics)?;
         let access_log = log.access.then(|| AccessLog::new(self.sink.clone(), self.fixed.log.0));
         let context = assemble::Context { metrics: self.metrics.clone(), clock: Clock::system(), access_log, limits };
         let former = self.control.gateway();

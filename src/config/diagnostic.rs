@@ -8,7 +8,9 @@ use std::sync::Arc;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
-/// One file of the configuration and its text.
+use super::redaction;
+
+/// One file of the configuration and its text as it may be shown: with stars where secrets stand.
 #[derive(Debug)]
 pub(super) struct Source {
     /// As it is named in messages.
@@ -16,6 +18,31 @@ pub(super) struct Source {
     /// Relative paths in it start here.
     pub(super) base: PathBuf,
     pub(super) text: String,
+}
+
+impl Source {
+    /// Prints stars in place of what stands at `places`.
+    fn masked(&self, places: impl Iterator<Item = Range<usize>>) -> Self {
+        let mut text = self.text.clone();
+        for place in places {
+            if let Some(stars) = text.get(place.clone()).map(|secret| secret.chars().map(star).collect::<String>()) {
+                text.replace_range(place, &stars);
+            }
+        }
+        Self { path: self.path.clone(), base: self.base.clone(), text }
+    }
+}
+
+/// What is shown of a character of a secret: as long in bytes, so that every place stays where it is. Quotes and line
+/// breaks stay, so that lines keep their numbers and the text its look.
+fn star(c: char) -> char {
+    match (c, c.len_utf8()) {
+        ('"' | '\'' | '\n' | '\r', _) => c,
+        (_, 1) => '*',
+        (_, 2) => '\u{b7}',
+        (_, 3) => '\u{2022}',
+        _ => '\u{1f784}',
+    }
 }
 
 /// A place in one of the files of a [`Report`].
@@ -183,8 +210,9 @@ impl std::error::Error for Diagnostics {}
 
 impl Report {
     /// Takes a file in; spans name it by the number that is returned.
-    pub(super) fn add_source(&mut self, path: PathBuf, base: PathBuf, text: String) -> usize {
-        self.sources.push(Arc::new(Source { path, base, text }));
+    pub(super) fn add_source(&mut self, path: PathBuf, base: PathBuf, text: &str) -> usize {
+        let source = Source { path, base, text: text.to_owned() };
+        self.sources.push(Arc::new(source.masked(redaction::secrets(text).into_iter())));
         self.sources.len() - 1
     }
 
@@ -192,7 +220,7 @@ impl Report {
         self.sources[file].clone()
     }
 
-    /// The text at `span`.
+    /// The text at `span`, as it may be shown.
     pub(super) fn text(&self, span: Span) -> &str {
         self.sources[span.file].text.get(span.start..span.end).unwrap_or_default()
     }
@@ -299,16 +327,7 @@ impl Report {
         if hidden.peek().is_none() {
             return Arc::clone(source);
         }
-        let mut bytes = source.text.clone().into_bytes();
-        for place in hidden.flat_map(|span| span.start..span.end) {
-            // Quotes and line breaks stay, so that lines keep their numbers and the text its look.
-            if let Some(byte) = bytes.get_mut(place).filter(|byte| !matches!(byte, b'"' | b'\'' | b'\n' | b'\r')) {
-                *byte = b'*';
-            }
-        }
-        let Source { path, base, .. } = &**source;
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        Arc::new(Source { path: path.clone(), base: base.clone(), text })
+        Arc::new(source.masked(hidden.map(|span| span.start..span.end)))
     }
 
     fn push(&mut self, severity: Severity, code: Code, at: Span, message: String, help: String) -> &mut Diagnostic {
@@ -370,6 +389,19 @@ fn distance(left: &str, right: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_stays_where_it_is_behind_a_secret() {
+        let text = "value = \"p\u{e4}\u{20ac}\u{1f600}\", x = 1";
+        let mut report = Report::default();
+        let file = report.add_source(PathBuf::from("t.toml"), PathBuf::new(), text);
+        let start = text.find('x').expect("there");
+        report.error(Span { file, start, end: start + 1 }, "wrong", "mend it");
+        let found = report.finish().remove(0);
+        assert_eq!(found.line_column(), Some((1, 17)));
+        let shown = found.render(false);
+        assert!(shown.contains("\"*\u{b7}\u{2022}\u{1f784}\", x = 1"), "{shown}");
+    }
 
     #[test]
     fn the_nearest_name_is_suggested_and_a_distant_one_is_not() {

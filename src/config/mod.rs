@@ -5,8 +5,11 @@
 
 mod compile;
 mod diagnostic;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod model;
 mod reader;
+mod redaction;
 mod value;
 
 use std::path::{Path, PathBuf};
@@ -67,7 +70,7 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Diagnostic>), Diagnostics> {
         Ok(text) => load_text(&text, path),
         Err(error) => {
             let mut report = Report::default();
-            let file = report.add_source(path.to_owned(), PathBuf::new(), String::new());
+            let file = report.add_source(path.to_owned(), PathBuf::new(), "");
             let message = format!("the configuration cannot be read: {error}");
             report.file_error(Code::Unreadable, file, message, "name another file with `-c FILE`");
             Err(Diagnostics(report.finish()))
@@ -79,8 +82,8 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Diagnostic>), Diagnostics> {
 pub fn load_text(text: &str, path: &Path) -> Result<(Config, Vec<Diagnostic>), Diagnostics> {
     let mut report = Report::default();
     let base = path.parent().map(Path::to_owned).unwrap_or_default();
-    let file = report.add_source(path.to_owned(), base, text.to_owned());
-    let config = read_file::<model::File>(&mut report, file)
+    let file = report.add_source(path.to_owned(), base, text);
+    let config = read_file::<model::File>(&mut report, file, text)
         .and_then(|(model, start)| compile::compile(model, start, &mut report, Clock::system().now()));
     match config {
         Some(config) => Ok((config, report.finish())),
@@ -93,10 +96,9 @@ pub fn schema() -> serde_json::Value {
     schemars::schema_for!(model::File).to_value()
 }
 
-/// Reads a whole file of the report into a model; none where it is not TOML.
-fn read_file<T: Read>(report: &mut Report, file: usize) -> Option<(T, Span)> {
-    let source = report.source(file);
-    let (table, errors) = DeTable::parse_recoverable(&source.text);
+/// Reads the whole text of a file of the report into a model; none where it is not TOML.
+fn read_file<T: Read>(report: &mut Report, file: usize, text: &str) -> Option<(T, Span)> {
+    let (table, errors) = DeTable::parse_recoverable(text);
     for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
         let range = error.span().unwrap_or(0..0);
         let at = Span { file, start: range.start, end: range.end };
@@ -106,7 +108,7 @@ fn read_file<T: Read>(report: &mut Report, file: usize) -> Option<(T, Span)> {
     if !errors.is_empty() {
         return None;
     }
-    let start = Span { file, start: 0, end: source.text.find('\n').unwrap_or(source.text.len()) };
+    let start = Span { file, start: 0, end: text.find('\n').unwrap_or(text.len()) };
     let mut reader = Reader::new(report, file);
     T::read(&DeValue::Table(table.into_inner()), start, &mut reader).map(|read| (read, start))
 }

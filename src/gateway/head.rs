@@ -41,6 +41,7 @@ pub struct Activity {
     taken_back: AtomicU64,
     last_end_millis: AtomicU64,
     switched: AtomicBool,
+    closing: AtomicBool,
     opened: Instant,
 }
 
@@ -55,6 +56,7 @@ impl Default for Activity {
             taken_back: AtomicU64::new(0),
             last_end_millis: AtomicU64::new(0),
             switched: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             opened: Instant::now(),
         }
     }
@@ -74,6 +76,15 @@ impl Activity {
         let millis = u64::try_from(now.duration_since(self.opened).as_millis()).unwrap_or(u64::MAX);
         self.last_end_millis.store(millis, Ordering::Relaxed);
         self.running.fetch_sub(1, Ordering::Release);
+    }
+
+    /// The next answer is to be the last: the peer is told so with it.
+    pub fn close_soon(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
     }
 
     pub fn is_running(&self) -> bool {

@@ -5,6 +5,8 @@ pub mod assemble;
 mod cors;
 mod exchange;
 pub mod explain;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod head;
 pub mod plan;
 mod rate_limit;
@@ -105,6 +107,7 @@ impl Worker {
         request: Request<Incoming>,
     ) -> Response<ResponseBody> {
         connection.activity.begin();
+        let last = connection.activity.is_closing();
         let gateway = &self.gateway;
         let (parts, body) = request.into_parts();
         let origin = head::origin(&connection, &parts.headers, &gateway.trusted_proxies);
@@ -154,6 +157,9 @@ impl Worker {
             }
         };
         response.headers_mut().insert(X_REQUEST_ID, request_id);
+        if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(route) = marked {
             if let (Some(limit), Some(standing)) = (&route.rate_limit, standing) {
                 limit.tell(standing, response.headers_mut());

@@ -10,7 +10,7 @@ use super::reject::Reject;
 use crate::limits::Buckets;
 use crate::net::{BaseUrl, is_loopback_host};
 use crate::routing::Table;
-use crate::routing::path::CanonicalPath;
+use crate::routing::path::{CanonicalPath, decode};
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 
 /// A route with what a request needs of it at hand.
@@ -117,7 +117,7 @@ impl Route {
 
     /// Whether the route and its upstream read the path as it was matched. `refuses` is the upstream's dialect.
     pub fn accepts(&self, path: &CanonicalPath, refuses: impl FnOnce(&str) -> bool) -> Result<(), Reject> {
-        if !path.spelled().is_subset(self.plan.path_allowances) || refuses(path.as_str()) {
+        if !path.spelled().is_subset(self.plan.path_allowances) || refuses(&decode(path.as_str())) {
             return Err(Reject::Spelling);
         }
         Ok(())

@@ -205,9 +205,12 @@ fn remove_own_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether `name=value…` is one of the authorization server's cookies, which no upstream sees or sets.
+/// Whether `name=value…` is one of the authorization server's cookies, which no upstream sees or sets. A browser sends
+/// `=name=value`, a cookie without a name, back as `name=value`.
 fn is_own_cookie(pair: &[u8]) -> bool {
-    let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+    let pair = pair.trim_ascii_start();
+    let name =
+        pair.strip_prefix(b"=").unwrap_or(pair).split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
     authorization_server::COOKIES.iter().any(|own| own.as_bytes() == name)
 }
 

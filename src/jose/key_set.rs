@@ -90,7 +90,7 @@ pub struct VerifyingKey {
 
 impl VerifyingKey {
     fn parse(jwk: &Value, allowed: &[Algorithm]) -> Result<Self, &'static str> {
-        if ["d", "p", "q", "k"].iter().any(|name| jwk.get(name).is_some()) {
+        if ["d", "p", "q", "dp", "dq", "qi", "oth", "k"].iter().any(|name| jwk.get(name).is_some()) {
             return Err("a private or symmetric key has no place in a published set");
         }
         // The library reads an unknown name as none it knows; here it has to be one that is known.
@@ -223,6 +223,7 @@ mod tests {
             ("for encryption", with(json!({"use": "enc"})), false),
             ("for signing only", with(json!({"key_ops": ["sign"]})), false),
             ("private", with(json!({"d": "AA"})), false),
+            ("private in part", json!({"kty": "RSA", "n": large, "e": "AQAB", "dp": "AA"}), false),
             ("a kid that is a number", with(json!({"kid": 7})), false),
             ("not on the curve", with(json!({"y": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU"})), false),
             ("of another curve", with(json!({"crv": "P-384"})), false),

@@ -1,5 +1,7 @@
 //! JOSE: algorithms, JWK sets, signing and verifying of compact JWS (RFC 7515, 7517, 7518). No policy on claims.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod json;
 mod jws;
 mod key_set;
@@ -10,7 +12,7 @@ mod tests;
 pub use json::{JsonError, parse_object};
 pub use jws::{Malformed, UnverifiedJws, named_issuer};
 pub use key_set::{KeySet, KeySetError, VerifyingKey};
-pub use signing::{SigningError, SigningKey};
+pub use signing::{SigningError, SigningKey, pem};
 
 /// The signature algorithms that are understood (RFC 7518 section 3.1, RFC 8037). None of them is symmetric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

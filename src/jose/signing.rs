@@ -110,15 +110,7 @@ impl SigningKey {
 
     /// The private key as a PEM `PRIVATE KEY` block.
     pub fn to_pem(&self) -> Result<Secret<String>, SigningError> {
-        let body = Secret::new(STANDARD.encode(self.to_pkcs8()?.expose()));
-        let mut pem = String::with_capacity(body.expose().len() + body.expose().len() / 64 + 64);
-        pem.push_str("-----BEGIN PRIVATE KEY-----\n");
-        for line in body.expose().as_bytes().chunks(64) {
-            pem.push_str(&String::from_utf8_lossy(line));
-            pem.push('\n');
-        }
-        pem.push_str("-----END PRIVATE KEY-----\n");
-        Ok(Secret::new(pem))
+        Ok(pem("PRIVATE KEY", self.to_pkcs8()?.expose()))
     }
 
     /// The public half: the members of its kind, and `kid`, `use`, `alg`.
@@ -155,6 +147,19 @@ impl SigningKey {
             (Pair::Rsa(_), _) => Err(SigningError::Failed),
         }
     }
+}
+
+/// A block of PEM (RFC 7468 section 2).
+pub fn pem(label: &str, der: &[u8]) -> Secret<String> {
+    let body = Secret::new(STANDARD.encode(der));
+    let mut pem = String::with_capacity(body.expose().len() + body.expose().len() / 64 + 2 * label.len() + 40);
+    let _ = writeln!(pem, "-----BEGIN {label}-----");
+    for line in body.expose().as_bytes().chunks(64) {
+        pem.push_str(&String::from_utf8_lossy(line));
+        pem.push('\n');
+    }
+    let _ = writeln!(pem, "-----END {label}-----");
+    Secret::new(pem)
 }
 
 impl fmt::Debug for SigningKey {

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::network;
@@ -59,7 +60,7 @@ struct Counter {
 
 impl Guesses {
     pub fn new(rules: GuessRules, clock: Clock) -> Self {
-        Self { rules, clock, counters: Cache::builder().max_capacity(COUNTERS).time_to_idle(IDLE).build() }
+        Self { rules, clock, counters: counters(COUNTERS) }
     }
 
     /// The same counters under other rules.
@@ -184,6 +185,11 @@ fn lock(counter: &Mutex<Counter>) -> MutexGuard<'_, Counter> {
     counter.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn counters(most: u64) -> Cache<Key, Arc<Mutex<Counter>>> {
+    // The usual policy turns away what is new while all else is in use: a new guesser would not be counted.
+    Cache::builder().max_capacity(most).eviction_policy(EvictionPolicy::lru()).time_to_idle(IDLE).build()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,6 +252,20 @@ mod tests {
         }
         assert!(guesses.is_locked("carol", ip("2001:db8::ffff")));
         assert!(!guesses.is_locked("carol", ip("2001:db8:0:1::1")));
+    }
+
+    #[test]
+    fn p9_a_new_guesser_is_counted_although_every_counter_is_taken() {
+        let (mut guesses, _) = guesses();
+        guesses.counters = counters(100);
+        let failed = |user: &str| {
+            guesses.failed_from(user, ip(OFFICE));
+            guesses.counters.run_pending_tasks();
+        };
+        (0..5).flat_map(|_| 0..100).for_each(|n| failed(&format!("user-{n}")));
+        (0..3).for_each(|_| failed("alice"));
+        assert!(guesses.is_locked("alice", ip(OFFICE)));
+        assert!(guesses.counters.entry_count() <= 100);
     }
 
     #[test]

@@ -98,7 +98,8 @@ fn address(text: &str) -> Option<IpAddr> {
 }
 
 /// Writes the forwarding fields for the upstream. `peer` is the far end of the connection, `peer_text` the same as a value;
-/// what a trusted proxy said is kept and added to, what anybody else said is gone.
+/// what a trusted proxy said is kept and added to, what anybody else said is gone. Whichever field an upstream reads, it
+/// finds the same hops.
 pub fn rewrite(
     headers: &mut HeaderMap,
     origin: &Origin,
@@ -106,7 +107,9 @@ pub fn rewrite(
     peer_text: &HeaderValue,
     host: Option<&HeaderValue>,
 ) {
-    if !origin.trusted {
+    if origin.trusted {
+        agree(headers);
+    } else {
         remove_where(headers, is_forwarding);
     }
     let proto = HeaderValue::from_static(if origin.https { "https" } else { "http" });
@@ -123,6 +126,24 @@ pub fn rewrite(
     let client = if origin.client == peer { Some(peer_text.clone()) } else { other(origin.client) };
     if let Some(client) = client {
         headers.insert(X_REAL_IP, client);
+    }
+}
+
+/// One kind of field was believed (see `hops`). The others may be a caller's, whom a proxy that does not know them let
+/// through: they are written anew from it.
+fn agree(headers: &mut HeaderMap) {
+    let hops = hops(headers);
+    let list = |write: fn(IpAddr) -> String| {
+        let words: Vec<_> = hops.iter().map(|hop| hop.map_or("unknown".to_owned(), write)).collect();
+        HeaderValue::from_str(&words.join(", ")).ok().filter(|list| !list.is_empty())
+    };
+    let by_address = headers.contains_key(X_FORWARDED_FOR);
+    if by_address || !headers.contains_key(FORWARDED) {
+        headers.remove(FORWARDED);
+        headers.extend(list(|address| format!("for={}", node(address))).map(|list| (FORWARDED, list)));
+    }
+    if !by_address {
+        headers.extend(list(|address| address.to_string()).map(|list| (X_FORWARDED_FOR, list)));
     }
 }
 
@@ -157,6 +178,14 @@ fn element(peer: IpAddr, peer_text: &HeaderValue, host: Option<&HeaderValue>, ht
     }
     push([b";proto=", if https { b"https" } else { b"http" }, b""]);
     HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("for=unknown"))
+}
+
+/// An address as `Forwarded` writes it.
+fn node(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("\"[{address}]\""),
+    }
 }
 
 /// A name or an address, with or without a port, as far as its characters tell.

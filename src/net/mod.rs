@@ -3,6 +3,8 @@
 pub mod body;
 pub mod fetch;
 pub mod forwarded;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod headers;
 pub mod proxy_protocol;
 

@@ -1,12 +1,14 @@
 //! From listener, host and path to whatever is configured there; knows nothing of what that is. The most specific pattern
 //! wins and the order of insertion never matters: host class first, then segment by segment literal, `{name}`, `**`.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod path;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use path::CanonicalPath;
+use path::{CanonicalPath, decode};
 
 /// A `hosts` entry, lower case and without port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +35,7 @@ impl HostPattern {
         };
         match split_port(name) {
             Some((_, Some(_))) => Err(HostError::Port),
+            Some((host, None)) if host.ends_with('.') => Err(HostError::Syntax),
             Some((host, None)) if wildcard => Ok(Self::Wildcard(host.into())),
             Some((host, None)) => Ok(Self::Exact(host.into())),
             None => Err(HostError::Syntax),
@@ -44,9 +47,6 @@ impl HostPattern {
 pub fn canonical_host(value: &str) -> Option<std::borrow::Cow<'_, str>> {
     let (host, _) = split_port(value)?;
     let host = host.strip_suffix('.').unwrap_or(host);
-    if host.is_empty() {
-        return None;
-    }
     Some(if host.bytes().any(|b| b.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host.into() })
 }
 
@@ -60,7 +60,11 @@ fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
     } else {
         let end = text.find(':').unwrap_or(text.len());
         let name = &text[..end];
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')) {
+        let fits = |label: &str| {
+            !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        };
+        // The last dot is the root's.
+        if !name.strip_suffix('.').unwrap_or(name).split('.').all(fits) {
             return None;
         }
         end
@@ -207,6 +211,7 @@ struct Hosts {
 
 #[derive(Debug, Default)]
 struct Node {
+    /// By what the segment says, however it is spelled.
     literal: FastMap<NodeId>,
     any: Option<NodeId>,
     rest: Option<ValueId>,
@@ -254,11 +259,11 @@ impl<T: Clone> Table<T> {
         for segment in &path.0 {
             at = match segment {
                 Segment::Rest => return occupy(&mut self.nodes[at].rest, value),
-                Segment::Literal(text) => match self.nodes[at].literal.get(text) {
+                Segment::Literal(text) => match self.nodes[at].literal.get(&*decode(text)) {
                     Some(&next) => next,
                     None => {
                         let next = new_node(&mut self.nodes);
-                        self.nodes[at].literal.insert(text.clone(), next);
+                        self.nodes[at].literal.insert(decode(text).into(), next);
                         next
                     }
                 },
@@ -300,7 +305,7 @@ impl<T> Table<T> {
             Some((segment, after)) => (segment, Some(after)),
             None => (left, None),
         };
-        let literal = node.literal.get(segment).and_then(|&next| self.descend(next, after));
+        let literal = node.literal.get(&*decode(segment)).and_then(|&next| self.descend(next, after));
         if literal.is_some() {
             return literal;
         }
@@ -395,6 +400,23 @@ mod tests {
     }
 
     #[test]
+    fn class_2_no_spelling_of_a_literal_leads_past_it() {
+        let table = table(&[("", "/**"), ("", "/v1/jobs:purge/**"), ("", "/caf\u{e9}/a|b"), ("", "/x%2Cy")]);
+        for (path, expected) in [
+            ("/v1/jobs:purge", 1),
+            ("/v1/jobs%3Apurge", 1),
+            ("/v1/jobs%3apur%67e/now", 1),
+            ("/caf%c3%a9/a|b", 2),
+            ("/caf%c3%a9/a%7cb", 2),
+            ("/x,y", 3),
+            ("/x%2cy", 3),
+            ("/v1/jobs", 0),
+        ] {
+            assert_eq!(find(&table, "h", path), Some(expected), "{path}");
+        }
+    }
+
+    #[test]
     fn the_next_host_class_is_asked_when_one_lacks_the_path() {
         let table = table(&[("api.example.com", "/a"), ("*.example.com", "/b"), ("", "/c"), ("*.example.com", "/a")]);
         for (host, path, expected) in [
@@ -418,6 +440,9 @@ mod tests {
         table.insert(0, &[], &pattern("/a/{x}"), "first").expect("free");
         assert_eq!(table.insert(1, &[], &pattern("/a/{y}"), "elsewhere"), Ok(()));
         assert_eq!(table.insert(0, &[], &pattern("/a/{y}"), "second"), Err("first"));
+        table = Table::new(1);
+        table.insert(0, &[], &pattern("/a:b"), "first").expect("free");
+        assert_eq!(table.insert(0, &[], &pattern("/a%3Ab"), "second"), Err("first"));
     }
 
     #[test]
@@ -459,11 +484,17 @@ mod tests {
             ("a/b", None),
             ("[::1", None),
             ("::1", None),
+            (".", None),
+            (".a", None),
+            ("a..b", None),
+            ("a..", None),
         ] {
             assert_eq!(canonical_host(value).as_deref(), host, "{value}");
         }
         assert_eq!(HostPattern::parse("*.Example.com"), Ok(HostPattern::Wildcard("example.com".into())));
         assert_eq!(HostPattern::parse("example.com:80"), Err(HostError::Port));
-        assert_eq!(HostPattern::parse("*"), Err(HostError::Syntax));
+        for text in ["*", "*.", "a.", "a..b", "*..a"] {
+            assert_eq!(HostPattern::parse(text), Err(HostError::Syntax), "{text}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
 
 use super::connection::Listener;
+use super::inherited::Inherited;
 use super::{Limits, ListenerSettings, ServerError};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Certificates, TlsError};
@@ -15,8 +16,12 @@ use crate::tls::{Certificates, TlsError};
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 4096;
 
-/// A socket that listens.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// A socket that listens: one that is open already, or a new one.
+pub fn listen(listener: &str, address: SocketAddr, inherited: &mut Inherited) -> io::Result<TcpListener> {
+    if let Some(socket) = inherited.take(listener, address) {
+        socket.set_nonblocking(true)?;
+        return Ok(socket);
+    }
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -49,9 +54,10 @@ impl Bound {
         settings: Vec<ListenerSettings>,
         limits: &Limits,
         former: &[Self],
+        inherited: &mut Inherited,
         metrics: &Metrics,
     ) -> Result<Vec<Self>, ServerError> {
-        let bind = |(index, settings)| Self::new(index, settings, limits, former, metrics);
+        let bind = |(index, settings)| Self::new(index, settings, limits, former, inherited, metrics);
         settings.into_iter().enumerate().map(bind).collect()
     }
 
@@ -60,6 +66,7 @@ impl Bound {
         settings: ListenerSettings,
         limits: &Limits,
         former: &[Self],
+        inherited: &mut Inherited,
         metrics: &Metrics,
     ) -> Result<Self, ServerError> {
         let ListenerSettings { name, address, tls, redirect_to_https, proxy_protocol } = settings.clone();
@@ -79,7 +86,7 @@ impl Bound {
             Some(own) => Arc::clone(&own.socket),
             None => {
                 let failed = |source| ServerError::Bind { listener: Arc::clone(&name), address, source };
-                let socket = listen(address).map_err(failed)?;
+                let socket = listen(&name, address, inherited).map_err(failed)?;
                 let local = socket.local_addr().map_err(failed)?;
                 tracing::info!(event = "listener.ready", listener = &*name, address = %local, tls = tls.is_some());
                 Arc::new(socket)

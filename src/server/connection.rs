@@ -29,6 +29,8 @@ use crate::telemetry::metrics::Metrics;
 
 /// What an HTTP/2 connection starts with (RFC 9113 section 3.4); no HTTP/1 method has its first three letters.
 const PREFACE_START: &[u8] = b"PRI";
+/// At most, for the request that may be on its way to an idle connection when the server drains.
+const LINGER: Duration = Duration::from_secs(1);
 /// First pause between two looks at a connection that sent one or two bytes; it doubles.
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 /// Requests that one HTTP/2 connection may have under way.
@@ -52,6 +54,8 @@ pub(super) struct Listener {
     waits: Waits,
     header_bytes: usize,
     header_count: usize,
+    /// For the last request of an idle connection when the server drains.
+    linger: Duration,
     pub(super) open: IntGauge,
     pub(super) accepted: IntCounter,
     handshakes: IntCounterVec,
@@ -88,6 +92,7 @@ impl Listener {
             },
             header_bytes: limits.header_bytes,
             header_count: limits.header_count,
+            linger: LINGER.min(limits.drain_timeout / 4),
         }
     }
 
@@ -202,13 +207,15 @@ impl Served {
         let (expired, refusal) = (io.expired(), io.refusal());
         let io = TokioIo::new(io);
         let peer = connection.peer;
+        let ending = Arc::clone(&connection);
         let result = if http2 {
             let service = service_fn(move |request: Request<Incoming>| {
                 let (worker, connection) = (worker.load_full(), Arc::clone(&connection));
                 async move { Ok::<_, Infallible>(worker.answer(connection, request).await) }
             });
             let connection = self::http2(&listener).serve_connection(io, service);
-            until_drained(pin!(connection), &mut phase, || expired.is_set(), |c| c.graceful_shutdown()).await
+            let draining = async { drop(phase.wait_for(|phase| *phase != Phase::Serving).await) };
+            until_drained(pin!(connection), draining, || expired.is_set(), |c| c.graceful_shutdown()).await
         } else {
             let service = service_fn(move |request: Request<Incoming>| {
                 let (worker, connection) = (worker.load_full(), Arc::clone(&connection));
@@ -216,7 +223,13 @@ impl Served {
                 Box::pin(async move { Ok::<_, Infallible>(worker.answer(connection, request).await) })
             });
             let connection = http1(&listener).serve_connection(io, service).with_upgrades();
-            until_drained(pin!(connection), &mut phase, || false, |c| c.graceful_shutdown()).await
+            let draining = async {
+                drop(phase.wait_for(|phase| *phase != Phase::Serving).await);
+                // A request may be on its way to a connection that is idle: it is answered, and told that it is the last.
+                ending.activity.close_soon();
+                tokio::time::sleep(listener.linger).await;
+            };
+            until_drained(pin!(connection), draining, || false, |c| c.graceful_shutdown()).await
         };
         let ambiguity = refusal.get().map(|ambiguity| ambiguity.reason());
         if let Some(reason) = ambiguity {
@@ -258,17 +271,17 @@ fn http2(listener: &Listener) -> hyper::server::conn::http2::Builder<Streams> {
     builder
 }
 
-/// Runs a connection; asks it once to come to an end when the server drains or `expired` says so.
+/// Runs a connection; asks it once to come to an end when `draining` is over or `expired` says so.
 async fn until_drained<C, E>(
     mut connection: std::pin::Pin<&mut C>,
-    phase: &mut watch::Receiver<Phase>,
+    draining: impl Future<Output = ()>,
     expired: impl Fn() -> bool,
     shut_down: impl Fn(std::pin::Pin<&mut C>),
 ) -> Result<(), E>
 where
     C: Future<Output = Result<(), E>>,
 {
-    let mut draining = pin!(phase.wait_for(|phase| *phase != Phase::Serving));
+    let mut draining = pin!(draining);
     let mut asked = false;
     std::future::poll_fn(|cx| {
         loop {

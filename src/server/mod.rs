@@ -8,11 +8,12 @@ mod connection;
 mod deadline;
 mod framing;
 mod guard;
+mod inherited;
 mod stream;
 mod strict;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
@@ -28,6 +29,7 @@ use crate::tls::TlsError;
 
 pub use bound::listen;
 pub use certificates::Watched;
+pub use inherited::Inherited;
 
 use acceptor::{Acceptor, Handover};
 use bound::Bound;
@@ -124,12 +126,18 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Binds the listeners of `settings`; those that `running` has already are shared with it.
-    pub fn new(settings: Settings, running: Option<&Server>, metrics: &Metrics) -> Result<Self, ServerError> {
+    /// Binds the listeners of `settings`; those that `running` has already are shared with it, those that were open before
+    /// the process began are taken from `inherited`.
+    pub fn new(
+        settings: Settings,
+        running: Option<&Server>,
+        inherited: &mut Inherited,
+        metrics: &Metrics,
+    ) -> Result<Self, ServerError> {
         let Settings { public_url: _, trusted_proxies, workers, limits, listeners } = settings;
         let generation = running.map(|running| Arc::clone(&running.generation.borrow()));
         let former = generation.as_ref().map_or(&[][..], |generation| &generation.bound);
-        let bound = Bound::bind(listeners, &limits, former, metrics)?;
+        let bound = Bound::bind(listeners, &limits, former, inherited, metrics)?;
         Ok(Self { bound, limits, trusted_proxies, workers })
     }
 
@@ -172,6 +180,11 @@ impl Server {
         self.generation.send_replace(Arc::new(Generation { gateway, bound }));
     }
 
+    /// Whether every worker still runs.
+    pub fn is_alive(&self) -> bool {
+        self.threads.iter().all(|thread| !thread.is_finished())
+    }
+
     /// The number of threads that serve.
     pub fn workers(&self) -> usize {
         self.threads.len()
@@ -180,6 +193,14 @@ impl Server {
     /// The certificates that are served, for whoever looks after replaced files.
     pub fn certificates(&self) -> Watched {
         self.certificates.clone()
+    }
+
+    /// The sockets that listen, each with its listener and the address in the configuration.
+    pub fn sockets(&self) -> Vec<(Arc<str>, SocketAddr, Arc<TcpListener>)> {
+        let generation = self.generation.borrow();
+        let socket =
+            |bound: &Bound| (Arc::clone(&bound.settings.name), bound.settings.address, Arc::clone(&bound.socket));
+        generation.bound.iter().map(socket).collect()
     }
 
     /// Stops accepting and waits for what runs, at most for the drain time-out. Gives the number of connections cut off.

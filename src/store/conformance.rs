@@ -323,3 +323,25 @@ fn r14_a_kill_leaves_the_old_or_the_new_token() {
         });
     }
 }
+
+#[test]
+fn l9_a_session_that_ended_is_not_brought_back_by_its_use() {
+    Bench::each(&async |bench| {
+        let digest = Digest::of("cookie");
+        let session = Session {
+            user: "alice".to_owned(),
+            auth_time: START,
+            amr: Vec::new(),
+            password_stamp: String::new(),
+            seen: START,
+            ends: START + 1000,
+        };
+        bench.store().put_session(digest, session, START + 100, None).await.unwrap();
+        bench.clock.advance(60);
+        bench.store().touch_session(digest, START + 60, START + 160).await.unwrap();
+        assert_eq!(bench.store().session(digest).await.unwrap().map(|session| session.seen), Some(START + 60));
+        bench.store().end_session(digest).await.unwrap();
+        bench.store().touch_session(digest, START + 61, START + 161).await.unwrap();
+        assert_eq!(bench.store().session(digest).await.unwrap(), None);
+    });
+}

@@ -9,8 +9,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use redb::{Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable, StorageError, TableDefinition};
@@ -31,6 +31,16 @@ const CACHE_BYTES: usize = 32 << 20;
 
 #[derive(Debug)]
 pub(super) struct Embedded {
+    folder: PathBuf,
+    clock: Clock,
+    live: Live,
+    /// None while another process has the file.
+    open: RwLock<Option<Open>>,
+}
+
+/// The file while it is open.
+#[derive(Debug)]
+struct Open {
     database: Arc<Database>,
     /// None only while it is dropped.
     queue: Option<SyncSender<Job>>,
@@ -43,6 +53,65 @@ type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 impl Embedded {
     pub(super) fn open(folder: &Path, clock: Clock, live: Live) -> Result<Self, OpenError> {
+        let open = Open::new(folder, clock.clone(), live.clone())?;
+        Ok(Self { folder: folder.to_owned(), clock, live, open: RwLock::new(Some(open)) })
+    }
+
+    /// Carries out what is queued and lets go of the file. What is asked for from then on is [`StoreError::HandedOver`].
+    pub(super) fn hand_over(&self) {
+        drop(self.open.write().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Opens the file again.
+    pub(super) fn take_back(&self) -> Result<(), OpenError> {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        if open.is_none() {
+            *open = Some(Open::new(&self.folder, self.clock.clone(), self.live.clone())?);
+        }
+        Ok(())
+    }
+
+    fn with_open<T>(&self, op: impl FnOnce(&Open) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        op(open.as_ref().ok_or(StoreError::HandedOver)?)
+    }
+
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        op: impl FnOnce(&mut Tx<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, wait) = oneshot::channel();
+        let job: Job = Box::new(move |tx| {
+            let result = op(tx);
+            let finish = move |committed: Result<(), StoreError>, result: Result<T, StoreError>| {
+                // Nobody waits when the request is gone; what it did stays done.
+                let _ = answer.send(committed.and(result));
+            };
+            (result.is_ok(), Box::new(move |committed| finish(committed, result)))
+        });
+        self.with_open(|open| open.enqueue(job))?;
+        wait.await.map_err(|_| StoreError::Closed)?
+    }
+
+    pub(super) fn write_later(&self, op: impl FnOnce(&mut Tx<'_>) -> Result<(), StoreError> + Send + 'static) -> bool {
+        self.with_open(|open| open.enqueue(Box::new(move |tx| (op(tx).is_ok(), Box::new(|_| ()))))).is_ok()
+    }
+
+    pub(super) fn read<T>(
+        &self,
+        now: UnixSeconds,
+        op: impl FnOnce(&Tx<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.with_open(|open| {
+            let transaction = open.database.begin_read().map_err(storage)?;
+            let table = transaction.open_table(ROWS).map_err(storage)?;
+            op(&Tx::new(&Rows(&table), now))
+        })
+    }
+}
+
+impl Open {
+    fn new(folder: &Path, clock: Clock, live: Live) -> Result<Self, OpenError> {
         let path = folder.join(FILE);
         prepare(folder, &path).map_err(|error| OpenError::Io { path: path.clone(), cause: error.to_string() })?;
         // A file that is damaged in a way its author did not foresee may make the library panic.
@@ -62,26 +131,6 @@ impl Embedded {
         Ok(Self { database, queue: Some(queue), writer: Some(writer) })
     }
 
-    pub(super) async fn write<T: Send + 'static>(
-        &self,
-        op: impl FnOnce(&mut Tx<'_>) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let (answer, wait) = oneshot::channel();
-        self.enqueue(Box::new(move |tx| {
-            let result = op(tx);
-            let finish = move |committed: Result<(), StoreError>, result: Result<T, StoreError>| {
-                // Nobody waits when the request is gone; what it did stays done.
-                let _ = answer.send(committed.and(result));
-            };
-            (result.is_ok(), Box::new(move |committed| finish(committed, result)))
-        }))?;
-        wait.await.map_err(|_| StoreError::Closed)?
-    }
-
-    pub(super) fn write_later(&self, op: impl FnOnce(&mut Tx<'_>) -> Result<(), StoreError> + Send + 'static) -> bool {
-        self.enqueue(Box::new(move |tx| (op(tx).is_ok(), Box::new(|_| ())))).is_ok()
-    }
-
     fn enqueue(&self, job: Job) -> Result<(), StoreError> {
         let queue = self.queue.as_ref().ok_or(StoreError::Closed)?;
         queue.try_send(job).map_err(|error| match error {
@@ -89,19 +138,9 @@ impl Embedded {
             TrySendError::Disconnected(_) => StoreError::Closed,
         })
     }
-
-    pub(super) fn read<T>(
-        &self,
-        now: UnixSeconds,
-        op: impl FnOnce(&Tx<'_>) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let transaction = self.database.begin_read().map_err(storage)?;
-        let table = transaction.open_table(ROWS).map_err(storage)?;
-        op(&Tx::new(&Rows(&table), now))
-    }
 }
 
-impl Drop for Embedded {
+impl Drop for Open {
     fn drop(&mut self) {
         drop(self.queue.take());
         if let Some(writer) = self.writer.take() {

@@ -49,6 +49,9 @@ pub enum StoreError {
     Busy,
     #[error("the store is closed")]
     Closed,
+    /// Another process has it now, or will in a moment.
+    #[error("the store was handed over to another process")]
+    HandedOver,
     #[error("the store failed: {0}")]
     Storage(String),
     #[error("a record of the store cannot be read: {0}")]
@@ -120,6 +123,31 @@ impl Store {
         store.load_revocations()?;
         store.load_watched_tokens()?;
         Ok(store)
+    }
+
+    /// Whether another process can go on with it.
+    pub fn can_be_handed_over(&self) -> bool {
+        matches!(self.0.backend, Backend::Embedded(_))
+    }
+
+    /// Makes everything durable and lets another process open the store. What is kept in memory goes on answering; whatever
+    /// needs the store itself is [`StoreError::HandedOver`] until it is taken back.
+    pub fn hand_over(&self) {
+        if let Backend::Embedded(embedded) = &self.0.backend {
+            embedded.hand_over();
+        }
+    }
+
+    /// Opens it again after [`Self::hand_over`], when the other process has let go of it.
+    pub fn take_back(&self) -> Result<(), OpenError> {
+        match &self.0.backend {
+            Backend::Memory(_) => Ok(()),
+            Backend::Embedded(embedded) => {
+                embedded.take_back()?;
+                self.load_revocations()?;
+                Ok(self.load_watched_tokens()?)
+            }
+        }
     }
 
     /// The access tokens that are refused before they expire.

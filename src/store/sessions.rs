@@ -43,6 +43,21 @@ impl Store {
         .await
     }
 
+    /// Notes that a session was used and ends at `expires` now.
+    pub async fn touch_session(
+        &self,
+        digest: Digest,
+        seen: UnixSeconds,
+        expires: UnixSeconds,
+    ) -> Result<(), StoreError> {
+        self.write(move |tx| {
+            let Some(mut session) = tx.get::<Session>(Table::Sessions, digest.as_bytes())? else { return Ok(()) };
+            session.seen = seen;
+            tx.put(Table::Sessions, digest.as_bytes(), &session, expires.min(session.ends))
+        })
+        .await
+    }
+
     pub async fn end_session(&self, digest: Digest) -> Result<(), StoreError> {
         self.write(move |tx| {
             tx.delete(Table::Sessions, digest.as_bytes());

@@ -94,7 +94,7 @@ impl<'a> Tx<'a> {
     ) -> Result<(), StoreError> {
         let key = full_key(table, key);
         let mut row = expires.to_be_bytes().to_vec();
-        serde_json::to_writer(&mut row, record).map_err(|error| StoreError::Record(error.to_string()))?;
+        serde_json::to_writer(&mut row, record).map_err(|error| unreadable(table, &error))?;
         if expires != NEVER {
             let index = [&[Table::Expiry as u8][..], &expires.to_be_bytes(), &key].concat();
             self.changes.rows.insert(index, Some(Vec::new()));
@@ -168,9 +168,27 @@ fn expiry(row: &[u8]) -> UnixSeconds {
     row.first_chunk::<8>().map_or(0, |bytes| UnixSeconds::from_be_bytes(*bytes))
 }
 
+/// Where and of what kind; serde's own text quotes what it found, which may be a key.
+fn unreadable(table: Table, error: &serde_json::Error) -> StoreError {
+    StoreError::Record(format!("{table:?}: {:?} at column {}", error.classify(), error.column()))
+}
+
 fn decode<T: DeserializeOwned>(table: Table, row: &[u8], now: UnixSeconds) -> Result<Option<T>, StoreError> {
     if expiry(row) <= now {
         return Ok(None);
     }
-    serde_json::from_slice(&row[8..]).map(Some).map_err(|error| StoreError::Record(format!("{table:?}: {error}")))
+    serde_json::from_slice(&row[8..]).map(Some).map_err(|error| unreadable(table, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g17_a_record_that_cannot_be_read_is_not_quoted() {
+        let row = [&1_u64.to_be_bytes()[..], br#"{"created":"MIIEprivate"}"#].concat();
+        let error = decode::<std::collections::BTreeMap<String, u64>>(Table::SigningKeys, &row, 0).unwrap_err();
+        assert!(!error.to_string().contains("MIIE"), "{error}");
+        assert!(error.to_string().contains("SigningKeys"), "{error}");
+    }
 }

@@ -91,6 +91,8 @@ pub struct Metrics {
     pub config_last_reload_successful: IntGauge,
     /// Seconds since 1970; 0: none since the start.
     pub config_last_reload: IntGauge,
+    /// Panics: each is a bug, and ended a connection or a background task.
+    pub panics: IntCounter,
     /// Log lines that were dropped because they came faster than they could be written.
     pub log_lines_dropped: IntCounter,
     /// `grant`, `client`.
@@ -249,6 +251,7 @@ impl Metrics {
                 "config_last_reload_timestamp_seconds",
                 "when the configuration was last read again, in seconds since 1970",
             ),
+            panics: counter(&registry, "panics_total", "panics, each of which is a bug"),
             log_lines_dropped: counter(
                 &registry,
                 "log_lines_dropped_total",

@@ -4,6 +4,8 @@
 mod bearer;
 mod cache;
 mod claims;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod introspection;
 mod issuer;
 mod jwks;

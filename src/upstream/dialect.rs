@@ -13,15 +13,14 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// Whether the server might find something else under `path` (canonical) than what was matched.
+    /// Whether the server might find something else under `path` (decoded) than what was matched.
     pub fn refuses(self, path: &str) -> bool {
         let mut segments = path.split('/');
         match self {
             Self::Generic => false,
-            Self::Tomcat => path.contains([';', '\\']) || path.contains("%3B") || path.contains("%5C"),
+            Self::Tomcat => path.contains([';', '\\']),
             Self::Iis => {
                 path.contains(['\\', ':', '*', '|', '"', '<', '>'])
-                    || path.contains("%5C")
                     || segments.any(|segment| has_loose_end(segment) || has_short_name(segment))
             }
             Self::Php => {
@@ -42,7 +41,7 @@ impl Dialect {
 }
 
 fn has_loose_end(segment: &str) -> bool {
-    segment.ends_with('.') || segment.ends_with("%20")
+    segment.ends_with(['.', ' '])
 }
 
 /// `PROGRA~1`
@@ -59,10 +58,9 @@ mod tests {
         for (path, tomcat, iis, php) in [
             ("/a/b.c", false, false, false),
             ("/a;x/b", true, false, false),
-            ("/a%3Bx/b", true, false, false),
-            ("/a%5Cb", true, true, false),
+            ("/a\\b", true, true, false),
             ("/admin.", false, true, true),
-            ("/admin%20/x", false, true, true),
+            ("/admin /x", false, true, true),
             ("/file::$DATA", false, true, false),
             ("/PROGRA~1/x", false, true, false),
             ("/~user", false, false, false),

@@ -125,6 +125,50 @@ fn class_02_what_was_matched_is_what_is_forwarded() {
     wrong.done();
 }
 
+/// `:` and `%3A` may differ for a server; for most they do not, and the rule of the one must hold for the other.
+#[test]
+fn class_02_no_spelling_of_a_literal_leads_past_its_route() {
+    let routes = r#"
+[[routes]]
+path = "/public/**"
+upstream = "app"
+allow = [{ public = true }]
+[[routes]]
+path = "/v1/**"
+upstream = "app"
+allow = [{ public = true }]
+[[routes]]
+path = "/v1/jobs:purge"
+upstream = "app"
+allow = [{ scopes = ["never"] }]
+[[routes]]
+path = "/v1/a|b,c (d)/**"
+upstream = "app"
+allow = [{ scopes = ["never"] }]
+[[routes]]
+path = "/v1/x@y/**"
+upstream = "app"
+allow = [{ public = true }]
+forward = { strip_prefix = "/v1/x@y" }
+"#;
+    let mut attack = Attack::on(Site::with(routes));
+    for path in [
+        "/v1/jobs:purge",
+        "/v1/jobs%3Apurge",
+        "/v1/jobs%3apurg%65",
+        "/v1/a|b,c%20(d)/",
+        "/v1/a%7Cb%2Cc%20%28d%29/x",
+        "/v1/a%7cb,c%20(d%29",
+    ] {
+        attack.refused(path, &Req::get(path));
+    }
+    for path in ["/v1/x@y/z%40", "/v1/x%40y/z%40"] {
+        attack.wrong.eq(path, attack.site.get(path, None).status, 200);
+        attack.wrong.eq(path, attack.site.upstream.last().target, "/z%40");
+    }
+    attack.done();
+}
+
 #[test]
 fn class_03_stripping_a_prefix_opens_nothing() {
     let mut attack = Attack::new();
@@ -516,6 +560,29 @@ fn class_21_forwarding_headers_of_strangers() {
     assert_eq!(done.code, Some(1), "{done:?}");
     let all = Site::builder().more(SCENE).server("trusted_proxies = [\"::/0\"]").config();
     assert_eq!(check(&all, &[("jwks.json", &Mint::new().jwks())], &[]).code, Some(1));
+}
+
+/// A proxy that adds to one of the fields lets the others of its caller through.
+#[test]
+fn class_21_a_trusted_proxy_is_believed_in_one_kind_of_field() {
+    let site = Site::builder().server("trusted_proxies = [\"127.0.0.0/8\"]").more(SCENE).start();
+    let mut wrong = Wrong::default();
+    for (case, lines, seen) in [
+        ("the usual one", "X-Forwarded-For: 1.1.1.1|Forwarded: for=6.6.6.6|X-Real-IP: 6.6.6.6", "1.1.1.1"),
+        ("the standard one", "Forwarded: for=1.1.1.1;proto=https|X-Real-IP: 6.6.6.6", "1.1.1.1"),
+        ("the short one", "X-Real-IP: 2001:db8::1", "2001:db8::1"),
+    ] {
+        let request = lines.split('|').fold(Req::get("/public/x"), |request, line| request.line(line.as_bytes()));
+        wrong.eq(case, site.send(&request).status, 200);
+        let sent = site.upstream.last();
+        let node = if seen.contains(':') { format!("\"[{seen}]\"") } else { seen.to_owned() };
+        wrong.eq(case, sent.all("x-forwarded-for"), [format!("{seen}, 127.0.0.1")]);
+        wrong.eq(case, sent.all("x-real-ip"), [seen]);
+        let forwarded = sent.all("forwarded").join("|");
+        wrong.ok(case, forwarded.starts_with(&format!("for={node}")), &forwarded);
+        wrong.ok(case, forwarded.contains(", for=127.0.0.1;") && !forwarded.contains("6.6.6.6"), &forwarded);
+    }
+    wrong.done();
 }
 
 const IDENTITY: &str = r#"

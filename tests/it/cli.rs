@@ -223,6 +223,10 @@ fn explain_judges_a_token_offline() {
         wrong.ok(name, done.out.contains(status), &done);
         wrong.ok((name, "the token is not printed"), !done.all().contains(&token), "it is");
     }
+    let dir = files(&text, &[("jwks.json", &mint.jwks())]);
+    let asked = ["explain", "-c", "tollgate.toml", "GET", "http://api.test/orders/7", "--token", "-"];
+    let done = run_in(dir.path(), &asked, &format!("{}\n", mint.scoped("orders:read")));
+    wrong.ok("from standard input", done.out.contains("200 (forwarded"), &done);
     wrong.ok("the cause is", ask(&mint.token(&json!({"exp": 1}))).out.contains("expired"), "not told");
     wrong.done();
 }

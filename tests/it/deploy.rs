@@ -47,7 +47,9 @@ fn the_unit_is_sound_and_as_closed_as_it_was() {
     let path = dir.path().join("tollgate.service");
     // The program has to be there for it to be a unit that could start.
     std::fs::write(&path, unit.replace("/usr/local/bin/tollgate", env!("CARGO_BIN_EXE_tollgate"))).unwrap();
-    accepts(Command::new(&analyze).arg("verify").arg(&path));
+    let sockets = dir.path().join("tollgate.socket");
+    std::fs::write(&sockets, text("deploy/systemd/tollgate.socket")).unwrap();
+    accepts(Command::new(&analyze).arg("verify").arg(&path).arg(&sockets));
     // An exposure of 1.2, and no more than that.
     accepts(Command::new(&analyze).args(["security", "--offline=true", "--threshold=12"]).arg(&path));
 

@@ -132,7 +132,8 @@ fn class_21_what_a_proxy_passes_on_unreadable_is_not_replaced_by_another_field()
 #[test]
 fn class_30_our_cookies_stay_ours_in_any_bytes() {
     let upstream = RecordingUpstream::scripted(|exchange| {
-        let cookies = "Set-Cookie: __Host-tollgate-session=evil; x=\u{e9}\r\nSet-Cookie: theirs=1\r\n";
+        let cookies = "Set-Cookie: __Host-tollgate-session=evil; x=\u{e9}\r\nSet-Cookie: theirs=1\r\n\
+                       Set-Cookie: =tollgate-session=evil\r\nSet-Cookie:  = tollgate-browser=evil; Path=/\r\n";
         exchange.answer("200 OK", cookies, b"ok")
     });
     let site = Site::builder().upstream(upstream).more(OPEN).start();

@@ -170,6 +170,33 @@ fn ca21_wrong_secrets_count_against_the_address() {
     wrong.done();
 }
 
+/// Any page can make the browsers of its visitors send forms here. That must not close the address they share.
+#[test]
+fn ca21_a_page_cannot_close_the_address_of_its_visitors() {
+    let site = site("address_failures = 2\ndelay = \"5m\"");
+    let mut wrong = Wrong::default();
+    for (mode, endpoint) in
+        [("no-cors", "token"), ("navigate", "token"), ("no-cors", "revoke"), ("navigate", "introspect")]
+    {
+        let form = "grant_type=client_credentials&client_id=machine&client_secret=wrong&token=x";
+        let request = Req::post(&format!("/oauth2/{endpoint}")).host(server::HOST).form(form);
+        let answer = site.send(&request.header("Sec-Fetch-Mode", mode).header("Origin", "https://evil.test"));
+        wrong.eq((mode, endpoint), outcome(&answer).as_str(), "400 invalid_request");
+    }
+    // Who says nothing has guessed nothing.
+    for _ in 0..3 {
+        wrong.eq(
+            "nothing",
+            outcome(&site.send(&token_request("grant_type=client_credentials"))).as_str(),
+            "401 invalid_client",
+        );
+    }
+    wrong.eq("the form", form(&site, HOME, "alice", PASSWORD).status, 303);
+    let script = token_request("grant_type=client_credentials").header("Authorization", &basic("machine", SECRET));
+    wrong.eq("a script", outcome(&site.send(&script.header("Sec-Fetch-Mode", "cors"))).as_str(), "200");
+    wrong.done();
+}
+
 #[test]
 fn p3_p9_failures_behind_a_client_only_delay() {
     let site = site("failures = 1\ndelay = \"2s\"");

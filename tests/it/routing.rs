@@ -451,7 +451,7 @@ allow = [{ public = true }]
         .start();
     let token = site.mint.scoped("x");
     let mut wrong = Wrong::default();
-    for tail in ["a.", "a%20", "a./b", "a%20/b", "a::$DATA", "a.aspx%20", "web.config."] {
+    for tail in ["a.", "a%20", "a./b", "a%20/b", "a::$DATA", "a%3A%3A$DATA", "a%2A", "a.aspx%20", "web.config."] {
         wrong.eq(tail, site.get(&format!("/iis/{tail}"), Some(&token)).status, 400);
         wrong.eq(("before the token", tail), site.get(&format!("/iis/{tail}"), None).status, 400);
         wrong.eq(("generic", tail), site.get(&format!("/plain/{tail}"), None).status, 200);

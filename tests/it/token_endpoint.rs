@@ -388,6 +388,8 @@ fn t6_t7_p5_scopes() {
         }
     };
     let bad = "400 invalid_scope";
+    let many = (0..13_000).map(|n| format!("{n:x}")).collect::<Vec<_>>().join(" ");
+    let repeated = ["orders:read"; 4000].join(" ");
     let cases = [
         ("omitted", "billing", "alice", "-", "orders:read"),
         ("asked", "billing", "alice", "orders:write", "orders:write"),
@@ -400,6 +402,8 @@ fn t6_t7_p5_scopes() {
         ("T6 accent", "billing", "alice", "é", bad),
         ("T6 other case", "billing", "alice", "Orders:read", bad),
         ("T6 comma", "billing", "alice", "orders:read,orders:write", bad),
+        ("T6 thousands", "billing", "alice", &many, bad),
+        ("T6 thousands of times", "billing", "alice", &repeated, "orders:read"),
         ("T7 unknown", "billing", "alice", "orders:read nothing", bad),
         ("T7 not the client's", "no-default", "alice", "orders:write", bad),
         ("T7 no default", "no-default", "alice", "-", bad),

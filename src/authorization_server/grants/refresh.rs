@@ -9,7 +9,7 @@ use super::super::error::{Error, ErrorCode};
 use super::super::server::AuthorizationServer;
 use super::super::tokens::{Facts, UserFacts, narrow_audience};
 use super::super::users::OFFLINE_ACCESS;
-use super::{GrantRequest, invalid_scope};
+use super::{GrantRequest, invalid_scope, within};
 use crate::scope::ScopeSet;
 use crate::store::{Digest, Rotation};
 
@@ -33,12 +33,9 @@ impl AuthorizationServer {
         };
         let full = ScopeSet::parse(&grant.scope).unwrap_or_default();
         let requested = match request.form.get("scope") {
-            Some(text) => ScopeSet::parse(text).map_err(|_| invalid_scope("the scope is malformed"))?,
-            None => full.clone(),
+            Some(text) => within(&full, text, "a refresh cannot ask for more than was granted")?,
+            None => full,
         };
-        if !requested.is_subset(&full) {
-            return Err(invalid_scope("a refresh cannot ask for more than was granted"));
-        }
         let left = requested.filter(|scope| client.scopes.contains(scope));
         let (scope, _) = self.granted_scope(client, account, &left)?;
         let for_use = |scopes: &ScopeSet| scopes.iter().any(|scope| scope != OFFLINE_ACCESS);

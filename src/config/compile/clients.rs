@@ -13,6 +13,8 @@ use crate::jose::{Algorithm, KeySet};
 use crate::net::is_loopback_host;
 
 const OFFLINE_ACCESS: &str = "offline_access";
+/// In bytes, for a secret that is compared at full speed.
+const SHORTEST_SECRET: usize = 16;
 const SECRET_HELP: &str = "make one with `tollgate client-secret`: `secret = { hash = \"sha256:...\" }`";
 
 impl Compiler<'_> {
@@ -167,8 +169,18 @@ impl Compiler<'_> {
     }
 
     fn client_secret(&mut self, at: At<model::Password>) -> Option<ClientSecret> {
+        let span = at.span;
         match self.password(at)? {
-            Password::Plain(secret) => Some(ClientSecret::Plain(secret)),
+            Password::Plain(secret) => {
+                if secret.expose().len() < SHORTEST_SECRET {
+                    self.report.warning(
+                        span,
+                        "this client secret is short enough to be guessed: an application is never locked out",
+                        SECRET_HELP,
+                    );
+                }
+                Some(ClientSecret::Plain(secret))
+            }
             Password::Hash(hash) => match hash.value.strip_prefix("sha256:") {
                 Some(digits) => {
                     let digest = sha256_digest(digits);

@@ -38,8 +38,8 @@ impl Compiler<'_> {
         let text = self.read_text(path, "the list of users")?;
         let full = self.path(path);
         let base = full.parent().map(Into::into).unwrap_or_default();
-        let file = self.report.add_source(full, base, text);
-        let (list, _) = super::super::read_file::<model::UserList>(self.report, file)?;
+        let file = self.report.add_source(full, base, &text);
+        let (list, _) = super::super::read_file::<model::UserList>(self.report, file, &text)?;
         let model::UserList { user } = list;
         let mut users = Vec::new();
         let mut seen: BTreeMap<String, Span> = BTreeMap::new();

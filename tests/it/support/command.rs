@@ -8,6 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::gateway::binary;
+use super::secrets;
 
 /// What a finished command left behind.
 #[derive(Debug)]
@@ -41,6 +42,12 @@ pub fn run(args: &[&str]) -> Done {
 
 /// With `input` on standard input.
 pub fn run_in(dir: &Path, args: &[&str], input: &str) -> Done {
+    input.lines().for_each(secrets::keep);
+    if let Ok(config) = std::fs::read_to_string(dir.join("tollgate.toml")) {
+        secrets::keep_configured(&config, dir);
+    }
+    let tokens = args.windows(2).filter(|pair| pair[0] == "--token");
+    tokens.for_each(|pair| secrets::keep_token(pair[1]));
     let mut child = binary()
         .args(args)
         .current_dir(dir)
@@ -50,7 +57,10 @@ pub fn run_in(dir: &Path, args: &[&str], input: &str) -> Done {
         .spawn()
         .unwrap();
     let _closed_early = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap().into()
+    let done: Done = child.wait_with_output().unwrap().into();
+    let leaks = secrets::found_in(done.all().as_bytes());
+    assert!(leaks.is_empty(), "secrets in the output of {args:?}:\n  {}", leaks.join("\n  "));
+    done
 }
 
 /// A directory with `tollgate.toml` and other files.

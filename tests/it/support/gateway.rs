@@ -13,8 +13,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::http::{Req, Response, send};
+use super::http::{Conn, Req, Response, send};
 use super::metrics::Metrics;
+use super::secrets;
 use super::wire::PATIENCE;
 
 pub fn binary() -> Command {
@@ -36,11 +37,13 @@ impl Builder {
 
     /// A file beside the configuration.
     pub fn file(self, name: &str, content: impl AsRef<[u8]>) -> Self {
+        secrets::keep_keys(&String::from_utf8_lossy(content.as_ref()));
         write(self.dir.path(), name, content);
         self
     }
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
+        secrets::keep_variable(name, value);
         self.env.push((name.to_owned(), value.to_owned()));
         self
     }
@@ -55,10 +58,18 @@ impl Builder {
     /// Runs the gateway and waits for its listeners only.
     pub fn spawn(self, config: &str) -> Gateway {
         write(self.dir.path(), "tollgate.toml", config);
+        secrets::keep_configured(config, self.dir.path());
         let (child, output) = launch(self.dir.path(), &self.env);
         let (env, names) = (self.env, listeners(config));
-        let mut gateway =
-            Gateway { child: Mutex::new(child), output, addresses: HashMap::new(), env, ahead: 0, dir: self.dir };
+        let mut gateway = Gateway {
+            child: Mutex::new(child),
+            output,
+            before: String::new(),
+            addresses: HashMap::new(),
+            env,
+            ahead: 0,
+            dir: self.dir,
+        };
         gateway.learn_addresses(&names);
         gateway
     }
@@ -137,6 +148,8 @@ impl Output {
 pub struct Gateway {
     child: Mutex<Child>,
     output: Arc<Output>,
+    /// What processes wrote that ended before.
+    before: String,
     addresses: HashMap<String, SocketAddr>,
     env: Vec<(String, String)>,
     ahead: u64,
@@ -170,6 +183,7 @@ impl Gateway {
     pub fn start_again(&mut self) {
         self.wait_exit();
         let (child, output) = launch(self.dir.path(), &self.env);
+        self.before += &self.output();
         (*self.child.lock().unwrap(), self.output) = (child, output);
         let names: Vec<String> = self.addresses.keys().cloned().collect();
         self.learn_addresses(&names);
@@ -307,8 +321,30 @@ impl Gateway {
     }
 }
 
+impl Gateway {
+    /// What anybody may read of the process while it runs.
+    fn shown(&self) -> Vec<String> {
+        let pages = ["/metrics", "/keys", "/readyz", "/status", "/nothing"];
+        let ask = |page: &&str| {
+            Conn::try_open_from("127.0.0.1", self.admin()).ok()?.try_send(&Req::get(page).host("localhost")).ok()
+        };
+        let answers = pages.iter().filter_map(ask).map(|answer| format!("{:?} {}", answer.headers, answer.text()));
+        let arguments = std::fs::read(format!("/proc/{}/cmdline", self.pid())).unwrap_or_default();
+        answers.chain([String::from_utf8_lossy(&arguments).into_owned()]).collect()
+    }
+
+    /// No secret of any test may have come out, nor be in the store.
+    fn assert_no_secret_left(&self, shown: &[String]) {
+        let left = [self.before.as_str(), &self.output(), &shown.join("\n")].join("\n");
+        let mut leaks = secrets::found_in(left.as_bytes());
+        leaks.extend(secrets::found_below(&self.dir.path().join("data")));
+        assert!(leaks.is_empty(), "secrets that came out:\n  {}", leaks.join("\n  "));
+    }
+}
+
 impl Drop for Gateway {
     fn drop(&mut self) {
+        let shown = if self.ended().is_none() { self.shown() } else { Vec::new() };
         self.terminate();
         if self.wait_exit_for(Duration::from_secs(4)).is_none() {
             let mut child = self.child.lock().unwrap();
@@ -319,6 +355,8 @@ impl Drop for Gateway {
             let lines = self.output.lines.lock().unwrap();
             let from = lines.0.len().saturating_sub(40);
             eprintln!("--- the gateway's last lines\n{}", lines.0[from..].join("\n"));
+            return;
         }
+        self.assert_no_secret_left(&shown);
     }
 }

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio_rustls::TlsConnector;
 
+use super::secrets;
 use super::tls::TlsClient;
 use super::wire::PATIENCE;
 
@@ -109,6 +110,9 @@ impl H2Client {
     }
 
     pub fn try_send(&mut self, request: Request<Body>) -> hyper::Result<H2Response> {
+        for (name, value) in request.headers() {
+            secrets::keep_message(&[name.as_str().as_bytes(), b": ", value.as_bytes()].concat());
+        }
         let sender = &mut self.sender;
         self.runtime.block_on(async {
             let exchange = async {

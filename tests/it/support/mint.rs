@@ -14,6 +14,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
+use super::secrets;
+
 pub const ISSUER: &str = "https://issuer.test";
 pub const AUDIENCE: &str = "https://api.test";
 
@@ -174,8 +176,9 @@ pub fn merged(mut base: Value, patch: &Value) -> Value {
 /// Three segments; the signature is made over the first two as they stand.
 pub fn compact(header: &str, payload: &str, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
     let input = format!("{}.{}", b64(header), b64(payload));
-    let signature = sign(input.as_bytes());
-    format!("{input}.{}", b64(signature))
+    let token = format!("{input}.{}", b64(sign(input.as_bytes())));
+    secrets::keep_token(&token);
+    token
 }
 
 /// The payload of a token, unverified.

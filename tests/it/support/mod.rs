@@ -15,6 +15,7 @@ pub mod oidc_provider;
 pub mod others;
 pub mod parsers;
 pub mod public;
+pub mod secrets;
 pub mod server;
 pub mod site;
 pub mod tls;

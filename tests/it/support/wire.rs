@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use super::secrets;
+
 /// No single read of a test waits longer.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -40,6 +42,7 @@ impl Wire {
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        secrets::keep_message(bytes);
         self.stream.write_all(bytes)?;
         self.stream.flush()
     }
@@ -162,6 +165,7 @@ impl Wire {
 
 /// The first line and the fields of a head that ends with an empty line.
 pub fn split_head(head: &[u8]) -> io::Result<(String, Headers)> {
+    secrets::keep_message(head);
     let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let first = String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
     let headers = lines.filter(|line| !line.is_empty()).map(header).collect::<io::Result<_>>()?;

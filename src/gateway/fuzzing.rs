@@ -1,0 +1,230 @@
+//! What holds of the headers that an upstream is sent, whatever a caller sends and a token says: checked by the fuzz
+//! targets and on their corpus.
+
+use std::sync::Arc;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request};
+use serde_json::Value;
+
+use super::head::{self, Activity, Connection};
+use super::plan::{Forward, HostHeader, RoutePlan, Template, TemplatePart, UnderscoreHeaders, UpstreamAuthorization};
+use super::route::Route;
+use super::transform::{self, Inbound, Managed, UpgradeWanted, fill};
+use crate::authorization_server::COOKIES;
+use crate::net::TrustedProxies;
+use crate::net::body::{BodyOutcome, RequestBody};
+use crate::net::forwarded::is_forwarding;
+use crate::net::headers::is_hop_by_hop;
+use crate::policy::{Access, Addresses, Caller, Condition, Entry, Requirements, authorize};
+use crate::routing::PathPattern;
+use crate::telemetry::metrics::Metrics;
+use crate::token::fuzzing::facts;
+use crate::token::{Reuse, VerifiedToken};
+
+const REQUEST_ID: HeaderValue = HeaderValue::from_static("id-1");
+
+/// Two lines: a template, and the claims of a token in JSON.
+pub fn template(data: &[u8]) {
+    let (template, claims) = halves(data);
+    let Some(template) = std::str::from_utf8(template).ok().and_then(|text| Template::parse(text).ok()) else { return };
+    let token = facts(claims);
+    let Ok(Some(value)) = fill(&header::FROM, &template, token.as_ref(), &REQUEST_ID) else { return };
+    let text = value.to_str().expect("printable ASCII");
+    assert!(
+        text.bytes().all(|byte| matches!(byte, b' '..=b'~')) && text.trim() == text && !text.is_empty(),
+        "{text:?}"
+    );
+    let mut left = text;
+    for part in &template.0 {
+        let expected = match part {
+            TemplatePart::Text(literal) => literal.to_string(),
+            TemplatePart::RequestId => "id-1".to_owned(),
+            part => said(part, token.as_ref().expect("nobody says anything")),
+        };
+        assert!(left.starts_with(&expected), "{left:?} does not go on with {expected:?}");
+        left = &left[expected.len()..];
+    }
+    assert!(left.is_empty(), "{left:?} comes from nowhere");
+}
+
+/// What a token says in place of a placeholder.
+fn said(part: &TemplatePart, token: &VerifiedToken) -> String {
+    let claim = |path: &str| token.claims().get(path).cloned().unwrap_or_default();
+    match part {
+        TemplatePart::Sub => listed(&claim("sub")),
+        TemplatePart::ClientId => listed(&claim("client_id")),
+        TemplatePart::Issuer => "corp".to_owned(),
+        TemplatePart::Scope => token.scope().to_string(),
+        TemplatePart::Roles => token.roles().join(" "),
+        TemplatePart::Claim(path) => listed(path.find(token.claims()).expect("an absent claim leaves the header out")),
+        TemplatePart::Text(_) | TemplatePart::RequestId => unreachable!("not of a token"),
+    }
+}
+
+fn listed(claim: &Value) -> String {
+    match claim {
+        Value::String(text) => text.clone(),
+        Value::Array(all) => all.iter().map(listed).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
+}
+
+fn halves(data: &[u8]) -> (&[u8], &[u8]) {
+    let newline = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
+    (&data[..newline], data.get(newline + 1..).unwrap_or_default())
+}
+
+/// A line with the claims of a token in JSON, then the head of a request: method and target, and a header on each line.
+/// With valid claims the route asks for them, else it is open to all.
+pub fn request(data: &[u8]) {
+    let (claims, head) = halves(data);
+    let (line, fields) = halves(head);
+    let mut words = line.split(|byte| *byte == b' ');
+    let mut request = Request::new(());
+    let method = words.next().and_then(|word| Method::from_bytes(word).ok());
+    let target = words.next().and_then(|word| http::Uri::from_maybe_shared(bytes::Bytes::copy_from_slice(word)).ok());
+    (*request.method_mut(), *request.uri_mut()) = (method.unwrap_or_default(), target.unwrap_or_default());
+    for field in fields.split(|byte| *byte == b'\n').take(40) {
+        let Some(colon) = field.iter().position(|byte| *byte == b':') else { continue };
+        let (name, value) =
+            (HeaderName::from_bytes(&field[..colon]), HeaderValue::from_bytes(field[colon + 1..].trim_ascii()));
+        if let (Ok(name), Ok(value)) = (name, value) {
+            request.headers_mut().append(name, value);
+        }
+    }
+    let parts = request.into_parts().0;
+    let token = facts(claims).map(Arc::new);
+    let Some(sent) = forwarded(&parts, token.as_ref()) else { return };
+    judge(&parts.headers, sent.headers(), token.as_deref());
+    let path = head::path(&parts).expect("it was forwarded");
+    let whole = if path.as_str() == "/api" { "/api/" } else { path.as_str() };
+    assert_eq!((format!("/api{}", sent.uri().path()).as_str(), sent.uri().query()), (whole, path.target().query()));
+}
+
+/// The request as an upstream gets it, on the way that traffic takes.
+fn forwarded(parts: &http::request::Parts, token: Option<&Arc<VerifiedToken>>) -> Option<Request<RequestBody>> {
+    let path = head::path(parts).ok()?;
+    let _host = head::host(parts).ok()?;
+    head::single_authorization(&parts.headers).ok()?;
+    let condition = match token {
+        Some(_) => Condition::Token(Requirements::default()),
+        None => Condition::Public,
+    };
+    let route = route(Access { entries: vec![Entry { methods: Vec::new(), condition }] });
+    let caller = token.map_or(Caller::Nobody, |token| Caller::Known(Arc::clone(token)));
+    let permit = authorize(&route.plan.access, &parts.method, caller).ok()?;
+    let peer: std::net::IpAddr = [192, 0, 2, 1].into();
+    let connection = Connection {
+        listener: 0,
+        listener_name: Arc::from("main"),
+        peer,
+        peer_text: super::peer_text(peer),
+        is_silent_proxy: false,
+        tls: true,
+        redirects: false,
+        activity: Activity::default(),
+        guard: Box::new(()),
+    };
+    let origin = head::origin(&connection, &parts.headers, &TrustedProxies::default());
+    let managed = Managed::new([&route.plan.forward].into_iter());
+    let upgrade = UpgradeWanted::of(parts);
+    let inbound = Inbound {
+        connection: &connection,
+        origin: &origin,
+        path,
+        request_id: &REQUEST_ID,
+        managed: &managed,
+        upgrade: upgrade.as_ref(),
+    };
+    let body = (RequestBody::empty(), BodyOutcome::default());
+    transform::request(&route, &permit, inbound, parts.clone(), body).ok().map(|outgoing| outgoing.request)
+}
+
+/// The headers that go out, beside those that came and the token they came with.
+fn judge(came: &HeaderMap, sent: &HeaderMap, token: Option<&VerifiedToken>) {
+    for (name, value) in [("x-user", "sub"), ("x-tenant", "tenant")] {
+        let said = token.and_then(|token| token.claims().get(value)).filter(|claim| !claim.is_null()).map(listed);
+        let said = said.filter(|text| !text.is_empty());
+        let told: Vec<_> = sent.get_all(name).iter().map(|value| value.to_str().expect("ASCII").to_owned()).collect();
+        assert_eq!(told, said.into_iter().collect::<Vec<_>>(), "{name} is the gateway's to say");
+    }
+    assert!(!sent.contains_key(header::AUTHORIZATION), "the token was passed on");
+    assert!(sent.get_all(header::HOST).iter().count() == 0, "the server's own host is filled in");
+    assert_eq!(sent["x-forwarded-for"], "192.0.2.1");
+    assert_eq!(sent["x-request-id"], REQUEST_ID);
+    let upgrades = sent.contains_key(header::UPGRADE);
+    for name in sent.keys() {
+        let text = name.as_str();
+        let of_upgrade = upgrades && (*name == header::UPGRADE || *name == header::CONNECTION);
+        let trailers = *name == header::TE && sent[header::TE] == "trailers";
+        assert!(!is_hop_by_hop(name) || of_upgrade || trailers, "{name} is of one hop");
+        assert!(!text.contains('_'), "{name} may be taken for another name");
+        // As servers fold it that make variables of header names.
+        let folded = text.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        let ours = ["x-user", "x-tenant"].contains(&text) || (text == folded && is_forwarding(name));
+        let claims_something = ["x-user", "x-tenant", "remote-user", "x-forwarded-user", "x-original-url"]
+            .contains(&folded.as_str())
+            || folded.starts_with("x-auth-request-")
+            || folded.starts_with("x-forwarded-");
+        assert!(ours || !claims_something, "{name} is not the caller's to say");
+    }
+    if upgrades {
+        let protocol = sent[header::UPGRADE].to_str().expect("ASCII").to_ascii_lowercase();
+        assert_eq!(sent[header::CONNECTION], "upgrade");
+        assert!(!["h2", "http", "tls"].iter().any(|start| protocol.starts_with(start)), "{protocol} carries requests");
+    }
+    let cookies = |headers: &HeaderMap| -> Vec<Vec<u8>> {
+        let lines = headers.get_all(header::COOKIE).iter();
+        let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii));
+        pairs.filter(|pair| !pair.is_empty()).map(<[u8]>::to_vec).collect()
+    };
+    let own = |pair: &Vec<u8>| {
+        let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+        COOKIES.iter().any(|own| own.as_bytes() == name)
+    };
+    if !came.contains_key(header::CONNECTION) {
+        let kept: Vec<_> = cookies(came).into_iter().filter(|pair| !own(pair)).collect();
+        assert_eq!(cookies(sent), kept, "cookies of others go on, those of the authorization server do not");
+    }
+    assert!(!cookies(sent).iter().any(own));
+}
+
+fn route(access: Access) -> Route {
+    let template = |text: &str| Template::parse(text).expect("a template");
+    let forward = Forward {
+        strip_prefix: Some("/api".into()),
+        host: HostHeader::Upstream,
+        authorization: UpstreamAuthorization::Strip,
+        headers: vec![
+            (HeaderName::from_static("x-user"), template("{sub}")),
+            (HeaderName::from_static("x-tenant"), template("{claims.tenant}")),
+        ],
+        remove_headers: Vec::new(),
+        response_headers: Vec::new(),
+    };
+    let plan = RoutePlan {
+        name: Arc::from("api"),
+        hosts: Vec::new(),
+        listeners: vec![0],
+        path: PathPattern::parse("/api/**").expect("a pattern"),
+        path_text: "/api/**".to_owned(),
+        upstream: 0,
+        issuers: vec![0],
+        addresses: Addresses::default(),
+        access,
+        introspection: Reuse::default(),
+        audience: Vec::new(),
+        body_bytes: 0,
+        timeout: None,
+        path_allowances: super::plan::PathAllowances::default(),
+        underscore_headers: UnderscoreHeaders::Drop,
+        end_with_token: false,
+        rate_limit: None,
+        cors: None,
+        forward,
+    };
+    thread_local!(static METRICS: Metrics = Metrics::new());
+    let metrics = METRICS.with(|metrics| metrics.route(&plan.name));
+    Route { plan, metrics, allow: HeaderValue::from_static("GET"), rate_limit: None }
+}
