@@ -50,7 +50,8 @@ pub struct ResponseBody {
     idle: Duration,
     ends_at: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
-    last_byte: Instant,
+    /// Absent as long as there was nothing to wait for.
+    last_byte: Option<Instant>,
     /// None for a switch of protocols, whose tunnel tells of it.
     exchange: Option<Box<Exchange>>,
 }
@@ -76,8 +77,7 @@ pub enum BrokenAnswer {
 impl ResponseBody {
     pub(super) fn local(body: Bytes, exchange: Box<Exchange>) -> Self {
         let source = Source::Local(Some(body).filter(|body| !body.is_empty()));
-        let last_byte = exchange.started;
-        Self { source, idle: Duration::MAX, ends_at: None, timer: None, last_byte, exchange: Some(exchange) }
+        Self { source, idle: Duration::MAX, ends_at: None, timer: None, last_byte: None, exchange: Some(exchange) }
     }
 
     pub(super) fn upstream(
@@ -86,20 +86,14 @@ impl ResponseBody {
         ends_at: Option<Instant>,
         exchange: Box<Exchange>,
     ) -> Self {
-        Self {
-            source: Source::Upstream(body),
-            idle,
-            ends_at,
-            timer: None,
-            last_byte: Instant::now(),
-            exchange: Some(exchange),
-        }
+        let source = Source::Upstream(body);
+        Self { source, idle, ends_at, timer: None, last_byte: None, exchange: Some(exchange) }
     }
 
     /// Of an answer that is told of elsewhere.
     pub(super) fn nothing() -> Self {
-        let last_byte = Instant::now();
-        Self { source: Source::Local(None), idle: Duration::MAX, ends_at: None, timer: None, last_byte, exchange: None }
+        let source = Source::Local(None);
+        Self { source, idle: Duration::MAX, ends_at: None, timer: None, last_byte: None, exchange: None }
     }
 
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
@@ -110,12 +104,12 @@ impl ResponseBody {
         }
         if let Poll::Ready(frame) = polled {
             if self.timer.is_some() {
-                self.last_byte = Instant::now();
+                self.last_byte = Some(Instant::now());
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(BrokenAnswer::Upstream)));
         }
+        let silent_until = *self.last_byte.get_or_insert_with(Instant::now) + self.idle;
         loop {
-            let silent_until = self.last_byte + self.idle;
             let next = self.ends_at.map_or(silent_until, |end| end.min(silent_until));
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
             if timer.as_mut().poll(cx).is_pending() {
@@ -218,7 +212,7 @@ impl Exchange {
     pub(super) fn refused(&mut self, reject: &Reject) {
         self.status = reject.status().as_u16();
         self.reason = Some(reject.code());
-        self.cause = Some(reject.to_string());
+        self.cause = self.gateway().access_log.is_some().then(|| reject.to_string());
         if reject.is_denial() {
             self.decision = Decision::Denied;
         }
@@ -253,7 +247,8 @@ impl Drop for Exchange {
             self.reason.get_or_insert("caller_left");
         }
         let gateway = self.gateway();
-        let duration = self.started.elapsed();
+        let now = Instant::now();
+        let duration = now.duration_since(self.started);
         let metrics = match (&self.route, self.decision) {
             (Some(route), _) => &route.metrics,
             (None, Decision::Local) => &gateway.authorization_server_metrics,
@@ -287,6 +282,6 @@ impl Drop for Exchange {
         }
         // A proxy takes back what its clients do: the others behind it shall not pay for that.
         let blameless = || self.gateway().trusted_proxies.contains(self.connection.peer);
-        self.connection.activity.end(answered || blameless());
+        self.connection.activity.end(now, answered || blameless());
     }
 }

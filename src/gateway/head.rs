@@ -69,11 +69,11 @@ impl Activity {
     }
 
     /// `answered`: the peer did not take the request back before.
-    pub fn end(&self, answered: bool) {
+    pub fn end(&self, now: Instant, answered: bool) {
         if !answered {
             self.taken_back.fetch_add(1, Ordering::Relaxed);
         }
-        let millis = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let millis = u64::try_from(now.duration_since(self.opened).as_millis()).unwrap_or(u64::MAX);
         self.last_end_millis.store(millis, Ordering::Relaxed);
         self.running.fetch_sub(1, Ordering::Release);
     }
@@ -173,7 +173,8 @@ pub(super) fn origin(connection: &Connection, headers: &HeaderMap, trusted: &Tru
 /// Where request ids come from: a random start for the process, then a count. They name, they protect nothing.
 #[derive(Debug)]
 pub(super) struct RequestIds {
-    prefix: u64,
+    /// In hexadecimal.
+    prefix: [u8; 16],
     next: AtomicU64,
 }
 
@@ -181,10 +182,10 @@ const REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id
 
 impl RequestIds {
     pub(super) fn new() -> Self {
-        let mut prefix = [0; 8];
+        let mut random = [0; 8];
         // Without randomness two processes might share ids, which is a nuisance and no more.
-        let _ = aws_lc_rs::rand::fill(&mut prefix);
-        Self { prefix: u64::from_ne_bytes(prefix), next: AtomicU64::new(1) }
+        let _ = aws_lc_rs::rand::fill(&mut random);
+        Self { prefix: hex(u64::from_ne_bytes(random)), next: AtomicU64::new(1) }
     }
 
     /// The id that a trusted proxy gave, else a new one.
@@ -192,13 +193,32 @@ impl RequestIds {
         if trusted && let Some(given) = headers.get(REQUEST_ID).filter(|value| is_sound_id(value)) {
             return given.clone();
         }
-        let text = format!("{:016x}{:08x}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed));
-        HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).unwrap_or(HeaderValue::from_static("none"))
+        let count = hex(self.next.fetch_add(1, Ordering::Relaxed));
+        // Eight digits, and more only when they are needed.
+        let digits = &count[count.iter().take(8).take_while(|digit| **digit == b'0').count()..];
+        HeaderValue::from_bytes(&[&self.prefix, digits].concat()).unwrap_or(HeaderValue::from_static("none"))
     }
+}
+
+fn hex(number: u64) -> [u8; 16] {
+    std::array::from_fn(|place| b"0123456789abcdef"[(number >> (60 - 4 * place)) as usize & 15])
 }
 
 fn is_sound_id(value: &HeaderValue) -> bool {
     let sound =
         |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'=' | b'/' | b'+');
     (1..=128).contains(&value.len()) && value.as_bytes().iter().all(sound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_are_a_prefix_and_a_count_of_eight_digits_or_more() {
+        let ids = RequestIds { prefix: hex(0x0123_4567_89ab_cdef), next: AtomicU64::new(0x1f) };
+        assert_eq!(ids.id(&HeaderMap::new(), false), "0123456789abcdef0000001f");
+        ids.next.store(0x9_0000_0000, Ordering::Relaxed);
+        assert_eq!(ids.id(&HeaderMap::new(), false), "0123456789abcdef900000000");
+    }
 }

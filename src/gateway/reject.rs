@@ -188,25 +188,28 @@ impl Reject {
 /// `Bearer realm="…", error="…", error_description="…", scope="…"`, each at most once. Scopes hold no quotes (RFC 6749
 /// section 3.3).
 fn challenge(realm: &str, error: Option<(&str, &str)>, scope: &str) -> String {
-    let mut text = format!("Bearer realm=\"{realm}\"");
+    let mut text = ["Bearer realm=\"", realm, "\""].concat();
     if let Some((code, description)) = error {
-        text += &format!(", error=\"{code}\", error_description=\"{description}\"");
+        text.extend([", error=\"", code, "\", error_description=\"", description, "\""]);
     }
     if !scope.is_empty() {
-        text += &format!(", scope=\"{scope}\"");
+        text.extend([", scope=\"", scope, "\""]);
     }
     text
 }
 
-/// A refusal's body (RFC 9457). Refusals are never stored by caches.
+/// A refusal's body (RFC 9457). Refusals are never stored by caches. Nothing in it has a character that JSON would escape.
 pub fn problem(status: StatusCode, request_id: &HeaderValue) -> Response<Bytes> {
-    let body = serde_json::json!({
-        "type": "about:blank",
-        "title": status.canonical_reason().unwrap_or("Error"),
-        "status": status.as_u16(),
-        "request_id": request_id.to_str().unwrap_or_default(),
-    });
-    let mut response = Response::new(Bytes::from(body.to_string() + "\n"));
+    let parts = [
+        "{\"request_id\":\"",
+        request_id.to_str().unwrap_or_default(),
+        "\",\"status\":",
+        status.as_str(),
+        ",\"title\":\"",
+        status.canonical_reason().unwrap_or("Error"),
+        "\",\"type\":\"about:blank\"}\n",
+    ];
+    let mut response = Response::new(Bytes::from(parts.concat()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -217,6 +220,15 @@ pub fn problem(status: StatusCode, request_id: &HeaderValue) -> Response<Bytes> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_body_of_a_refusal_is_json() {
+        let body = problem(StatusCode::NOT_FOUND, &HeaderValue::from_static("a-1_.:=/+")).into_body();
+        let told: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        let expected =
+            serde_json::json!({"type": "about:blank", "title": "Not Found", "status": 404, "request_id": "a-1_.:=/+"});
+        assert_eq!(told, expected);
+    }
 
     #[test]
     fn every_reject_as_it_is_told() {

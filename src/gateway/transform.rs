@@ -1,8 +1,6 @@
 //! What changes in a request on its way to the upstream and in an answer on its way back. What the caller must not say is
 //! gone before what the gateway says is set; identity comes from the permit alone.
 
-use std::collections::HashSet;
-
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Version};
@@ -15,7 +13,7 @@ use super::route::Route;
 use crate::authorization_server;
 use crate::net::body::{BodyOutcome, RequestBody};
 use crate::net::forwarded::{self, Origin};
-use crate::net::headers::{has_token, remove_hop_by_hop};
+use crate::net::headers::{has_token, remove_hop_by_hop, remove_where};
 use crate::policy::Permit;
 use crate::routing::path::CanonicalPath;
 use crate::token::VerifiedToken;
@@ -36,27 +34,31 @@ const ALWAYS_MANAGED: [&str; 8] = [
 ];
 const MANAGED_PREFIX: &str = "x-auth-request-";
 
-/// The header names that no caller may send, on any route.
+/// The header names that no caller may send, on any route. Sorted.
 #[derive(Debug)]
-pub(super) struct Managed(HashSet<HeaderName>);
+pub(super) struct Managed(Vec<Box<str>>);
 
 impl Managed {
     /// The fixed ones and those that some route sets.
     pub(super) fn new<'a>(forwards: impl Iterator<Item = &'a Forward>) -> Self {
-        let set_by_routes = forwards.flat_map(|forward| forward.headers.iter().map(|(name, _)| name.clone()));
-        Self(ALWAYS_MANAGED.into_iter().map(HeaderName::from_static).chain(set_by_routes).collect())
+        let set_by_routes = forwards.flat_map(|forward| forward.headers.iter().map(|(name, _)| name.as_str()));
+        let mut names: Vec<Box<str>> = ALWAYS_MANAGED.into_iter().chain(set_by_routes).map(Box::from).collect();
+        names.sort_unstable();
+        names.dedup();
+        Self(names)
     }
 
-    fn contains(&self, name: &HeaderName) -> bool {
-        self.0.contains(name) || name.as_str().starts_with(MANAGED_PREFIX)
+    fn contains(&self, name: &str) -> bool {
+        name.starts_with(MANAGED_PREFIX) || self.0.binary_search_by(|managed| (**managed).cmp(name)).is_ok()
     }
 
     /// Removes managed names, and names with `_`: servers behind CGI-like interfaces take those for the same with `-`.
     fn remove_from(&self, headers: &mut HeaderMap, underscore: UnderscoreHeaders) {
-        let unwanted = |name: &&HeaderName| {
+        remove_where(headers, |name| {
             let text = name.as_str();
-            if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-                return self.contains(name);
+            // In lower case, whatever the caller wrote.
+            if text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')) {
+                return self.contains(text);
             }
             // A quote is no character of a name, though the library lets it through in HTTP/2.
             if text.contains('"') || (text.contains('_') && underscore == UnderscoreHeaders::Drop) {
@@ -64,13 +66,10 @@ impl Managed {
             }
             // Some servers fold every other character into one; what then is a managed name is one here too.
             let folded = text.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-            self.contains(name)
-                || folded.parse().is_ok_and(|folded| self.contains(&folded) || forwarded::is_forwarding(&folded))
-        };
-        let unwanted: Vec<HeaderName> = headers.keys().filter(unwanted).cloned().collect();
-        for name in unwanted {
-            headers.remove(name);
-        }
+            self.contains(text)
+                || self.contains(&folded)
+                || folded.parse().is_ok_and(|folded| forwarded::is_forwarding(&folded))
+        });
     }
 }
 

@@ -3,9 +3,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::header::{Entry, FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
 use super::TrustedProxies;
+use super::headers::remove_where;
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -108,22 +110,20 @@ pub fn rewrite(
     if origin.trusted {
         agree(headers);
     } else {
-        let said: Vec<HeaderName> = headers.keys().filter(|name| is_forwarding(name)).cloned().collect();
-        for name in said {
-            headers.remove(name);
-        }
+        remove_where(headers, is_forwarding);
     }
     let proto = HeaderValue::from_static(if origin.https { "https" } else { "http" });
     let told = headers.get(X_FORWARDED_HOST).filter(|host| origin.trusted && is_host(host));
     let host = told.or(host).cloned();
-    let element = element(peer, host.as_ref(), origin.https);
+    let element = element(peer, peer_text, host.as_ref(), origin.https);
     append(headers, X_FORWARDED_FOR, peer_text.clone());
     append(headers, FORWARDED, element);
     headers.insert(X_FORWARDED_PROTO, proto);
     if let Some(host) = host {
         headers.insert(X_FORWARDED_HOST, host);
     }
-    let client = if origin.client == peer { Some(peer_text.clone()) } else { value(&origin.client.to_string()) };
+    let other = |client: IpAddr| HeaderValue::from_str(&client.to_string()).ok();
+    let client = if origin.client == peer { Some(peer_text.clone()) } else { other(origin.client) };
     if let Some(client) = client {
         headers.insert(X_REAL_IP, client);
     }
@@ -135,7 +135,7 @@ fn agree(headers: &mut HeaderMap) {
     let hops = hops(headers);
     let list = |write: fn(IpAddr) -> String| {
         let words: Vec<_> = hops.iter().map(|hop| hop.map_or("unknown".to_owned(), write)).collect();
-        value(&words.join(", ")).filter(|list| !list.is_empty())
+        HeaderValue::from_str(&words.join(", ")).ok().filter(|list| !list.is_empty())
     };
     let by_address = headers.contains_key(X_FORWARDED_FOR);
     if by_address || !headers.contains_key(FORWARDED) {
@@ -149,26 +149,35 @@ fn agree(headers: &mut HeaderMap) {
 
 /// Adds to a comma-separated list, as one field line.
 fn append(headers: &mut HeaderMap, name: HeaderName, last: HeaderValue) {
-    let before: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
-    if before.is_empty() {
-        headers.insert(name, last);
-        return;
+    match headers.entry(name) {
+        Entry::Vacant(entry) => {
+            entry.insert(last);
+        }
+        Entry::Occupied(mut entry) => {
+            let all: Vec<&[u8]> = entry.iter().chain([&last]).map(HeaderValue::as_bytes).collect();
+            let joined = HeaderValue::from_bytes(&all.join(&b", "[..])).unwrap_or(last);
+            entry.insert(joined);
+        }
     }
-    let joined = [before.join(&b", "[..]).as_slice(), last.as_bytes()].join(&b", "[..]);
-    headers.insert(name, HeaderValue::from_bytes(&joined).unwrap_or(last));
 }
 
-fn element(peer: IpAddr, host: Option<&HeaderValue>, https: bool) -> HeaderValue {
-    let node = node(peer);
-    let proto = if https { "https" } else { "http" };
-    let host = host.filter(|host| is_host(host)).and_then(|host| host.to_str().ok());
-    let text = match host {
+/// Written for every request: put together from parts, not by a general formatter.
+fn element(peer: IpAddr, peer_text: &HeaderValue, host: Option<&HeaderValue>, https: bool) -> HeaderValue {
+    let host = host.filter(|host| is_host(host)).map(HeaderValue::as_bytes);
+    let mut text = Vec::with_capacity(64 + host.map_or(0, <[u8]>::len));
+    let mut push = |parts: [&[u8]; 3]| parts.into_iter().for_each(|part| text.extend_from_slice(part));
+    match peer {
+        IpAddr::V4(_) => push([b"for=", peer_text.as_bytes(), b""]),
+        IpAddr::V6(_) => push([b"for=\"[", peer_text.as_bytes(), b"]\""]),
+    }
+    match host {
         // A host with a port or brackets is no token and must be quoted.
-        Some(host) if host.contains([':', '[']) => format!("for={node};host=\"{host}\";proto={proto}"),
-        Some(host) => format!("for={node};host={host};proto={proto}"),
-        None => format!("for={node};proto={proto}"),
-    };
-    value(&text).unwrap_or(HeaderValue::from_static("for=unknown"))
+        Some(host) if host.iter().any(|byte| b":[".contains(byte)) => push([b";host=\"", host, b"\""]),
+        Some(host) => push([b";host=", host, b""]),
+        None => {}
+    }
+    push([b";proto=", if https { b"https" } else { b"http" }, b""]);
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("for=unknown"))
 }
 
 /// An address as `Forwarded` writes it.
@@ -185,13 +194,10 @@ fn is_host(value: &HeaderValue) -> bool {
     !value.is_empty() && value.as_bytes().iter().all(fits)
 }
 
-fn value(text: &str) -> Option<HeaderValue> {
-    HeaderValue::from_str(text).ok()
-}
-
 /// Whether `name` tells of an earlier hop.
 pub fn is_forwarding(name: &HeaderName) -> bool {
-    *name == FORWARDED || *name == X_REAL_IP || name.as_str().starts_with("x-forwarded-")
+    let name = name.as_str();
+    matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-")
 }
 
 #[cfg(test)]

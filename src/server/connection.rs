@@ -18,11 +18,12 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use super::acceptor::CurrentWorker;
 use super::announced::{Peer, Refused};
 use super::deadline::{Timed, Waits};
 use super::guard::Guard;
 use super::stream::Streams;
-use super::{CurrentWorker, Limits, Phase};
+use super::{Limits, Phase};
 use crate::gateway::{Activity, Connection, peer_text};
 use crate::telemetry::metrics::Metrics;
 
@@ -209,16 +210,17 @@ impl Served {
         let ending = Arc::clone(&connection);
         let result = if http2 {
             let service = service_fn(move |request: Request<Incoming>| {
-                let answer = worker.load_full().answer(Arc::clone(&connection), request);
-                async move { Ok::<_, Infallible>(answer.await) }
+                let (worker, connection) = (worker.load_full(), Arc::clone(&connection));
+                async move { Ok::<_, Infallible>(worker.answer(connection, request).await) }
             });
             let connection = self::http2(&listener).serve_connection(io, service);
             let draining = async { drop(phase.wait_for(|phase| *phase != Phase::Serving).await) };
             until_drained(pin!(connection), draining, || expired.is_set(), |c| c.graceful_shutdown()).await
         } else {
             let service = service_fn(move |request: Request<Incoming>| {
-                let answer = worker.load_full().answer(Arc::clone(&connection), request);
-                async move { Ok::<_, Infallible>(answer.await) }
+                let (worker, connection) = (worker.load_full(), Arc::clone(&connection));
+                // The library keeps room for it as long as the connection is open; most have nothing to answer.
+                Box::pin(async move { Ok::<_, Infallible>(worker.answer(connection, request).await) })
             });
             let connection = http1(&listener).serve_connection(io, service).with_upgrades();
             let draining = async {

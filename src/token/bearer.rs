@@ -40,16 +40,14 @@ impl<'a> Bearer<'a> {
         let token = rest.trim_ascii_end();
         let spaces = token.iter().take_while(|byte| **byte == b' ').count();
         let token = &token[spaces..];
+        if spaces > 0 && token.len() <= TOKEN_MAX_BYTES && is_token68(token) {
+            let text = std::str::from_utf8(token).map_err(|_| BearerError::Token(Refusal::Characters))?;
+            return Ok(Some(Self(text)));
+        }
         if spaces == 0 || token.is_empty() || token.iter().any(|byte| matches!(byte, b' ' | b'\t' | b',')) {
             return Err(BearerError::Syntax);
         }
-        if token.len() > TOKEN_MAX_BYTES {
-            return Err(BearerError::Token(Refusal::TooLong));
-        }
-        if !is_token68(token) {
-            return Err(BearerError::Token(Refusal::Characters));
-        }
-        std::str::from_utf8(token).map(|token| Some(Self(token))).map_err(|_| BearerError::Token(Refusal::Characters))
+        Err(BearerError::Token(if token.len() > TOKEN_MAX_BYTES { Refusal::TooLong } else { Refusal::Characters }))
     }
 
     pub(super) fn as_str(self) -> &'a str {
@@ -61,15 +59,29 @@ impl<'a> Bearer<'a> {
 fn is_token68(token: &[u8]) -> bool {
     let padding = token.iter().rev().take_while(|byte| **byte == b'=').count();
     let body = &token[..token.len() - padding];
-    !body.is_empty()
-        && body
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/'))
+    // Every byte is looked at, without a branch: that way many are compared at once.
+    let letter = |byte: u8| (byte | 0x20).wrapping_sub(b'a') < 26;
+    let minus_to_nine = |byte: u8| byte.wrapping_sub(b'-') <= b'9' - b'-';
+    let fits = |byte: u8| letter(byte) | minus_to_nine(byte) | (byte == b'_') | (byte == b'~') | (byte == b'+');
+    !body.is_empty() && body.iter().fold(true, |all, byte| all & fits(*byte))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn b6_every_byte_is_one_of_a_token_or_is_not() {
+        for byte in 0..=u8::MAX {
+            let allowed = byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
+            for place in 0..40 {
+                let mut token = [b'a'; 40];
+                token[place] = byte;
+                let padding = byte == b'=' && place == 39;
+                assert_eq!(is_token68(&token), allowed || padding, "{byte:#x} at {place}");
+            }
+        }
+    }
 
     #[test]
     fn b2_to_b6_the_header() {

@@ -1,6 +1,7 @@
 //! Tokens that were found good. The key is the whole token, so no digest can collide; the value are facts, which are judged
 //! anew for every request.
 
+use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,12 @@ const OVERHEAD_BYTES: usize = 512;
 /// Longest that an entry is kept; tokens themselves end earlier or are verified once more.
 const TIME_TO_LIVE: Duration = Duration::from_secs(15 * 60);
 
+/// Where a token stands in the table is told by its last bytes: they are of its signature or random, and nobody can choose
+/// them for a token that is found good. Whether it is the same token is told by all of it.
+const HASHED_BYTES: usize = 32;
+
 #[derive(Debug)]
-pub(super) struct Cache(moka::sync::Cache<Box<str>, Entry>);
+pub(super) struct Cache(moka::sync::Cache<Box<str>, Entry, ByEnd>);
 
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
@@ -31,7 +36,7 @@ impl Cache {
                 .max_capacity(CAPACITY_BYTES)
                 .weigher(|key, _| u32::try_from(key.len() * 4 + OVERHEAD_BYTES).unwrap_or(u32::MAX))
                 .time_to_live(TIME_TO_LIVE)
-                .build(),
+                .build_with_hasher(ByEnd::default()),
         )
     }
 
@@ -47,5 +52,49 @@ impl Cache {
         // What was written lately is counted late.
         self.0.run_pending_tasks();
         self.0.entry_count()
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct ByEnd(RandomState);
+
+struct EndHasher(DefaultHasher);
+
+impl BuildHasher for ByEnd {
+    type Hasher = EndHasher;
+
+    fn build_hasher(&self) -> EndHasher {
+        EndHasher(self.0.build_hasher())
+    }
+}
+
+impl Hasher for EndHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.write(bytes.last_chunk::<HASHED_BYTES>().map_or(bytes, |end| end));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_with_the_same_end_are_not_the_same() {
+        let token = |text: &str| text.to_owned() + &"x".repeat(2 * HASHED_BYTES);
+        let hash = |text: &str| {
+            let mut hasher = EndHasher(DefaultHasher::new());
+            std::hash::Hash::hash(text, &mut hasher);
+            hasher.finish()
+        };
+        assert_eq!(hash(&token("a")), hash(&token("b")));
+        assert_ne!(hash("short"), hash("shorter"));
+        let cache = moka::sync::Cache::builder().build_with_hasher(ByEnd::default());
+        cache.insert(Box::<str>::from(token("a")), 1);
+        assert_eq!(cache.get(&*token("a")), Some(1));
+        assert_eq!(cache.get(&*token("b")), None);
     }
 }

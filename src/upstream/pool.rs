@@ -163,7 +163,7 @@ impl Pools {
         }
         let settings = &self.upstreams[upstream].settings;
         if !settings.http2 {
-            return Ok(connection(connect(&self.upstreams[upstream], server).await?, 0, false));
+            return Ok(connection(Box::pin(connect(&self.upstreams[upstream], server)).await?, 0, false));
         }
         let mut dial = {
             let mut shared = pool.shared();
@@ -197,7 +197,7 @@ impl Pools {
             Some(Dialled::Failed(error)) => return Err(error),
             None => {}
         }
-        let sender = connect(&self.upstreams[upstream], server).await?;
+        let sender = Box::pin(connect(&self.upstreams[upstream], server)).await?;
         let generation = match &sender {
             Sender::Http2(sender) => pool.open(sender),
             Sender::Http1(..) => 0,
@@ -227,6 +227,7 @@ impl Pools {
     }
 }
 
+/// Rare, and larger than all else that a request waits for: to be boxed by those who wait on a request's way.
 async fn connect(upstream: &Upstream, place: usize) -> Result<Sender, SendError> {
     let server = &upstream.servers[place];
     let (limit, timeout) = (upstream.settings.connections, upstream.settings.connect_timeout);
