@@ -19,7 +19,8 @@ use super::{Gateway, Worker};
 use crate::limits::Standing;
 use crate::net::body::BodyError;
 use crate::telemetry::access_log::Event;
-use crate::telemetry::metrics::Decision;
+use crate::telemetry::denials::Denial;
+use crate::telemetry::metrics::{Decision, method_label};
 use crate::token::VerifiedToken;
 use crate::upstream::{self, SendError};
 
@@ -256,7 +257,7 @@ impl Drop for Exchange {
         let duration = self.started.elapsed();
         let metrics = match (&self.route, self.decision) {
             (Some(route), _) => &route.metrics,
-            (None, Decision::Local) => &gateway.authorization_server_metrics,
+            (None, Decision::Local) if !self.connection.redirects => &gateway.authorization_server_metrics,
             (None, _) => &gateway.no_route_metrics,
         };
         metrics.seconds.observe(duration.as_secs_f64());
@@ -283,6 +284,20 @@ impl Drop for Exchange {
                 bytes: self.bytes,
                 duration,
                 aborted: !self.complete,
+            });
+        }
+        if self.decision == Decision::Denied
+            && let Some(reason) = self.reason
+        {
+            gateway.metrics.denied(Denial {
+                at: gateway.clock.now(),
+                request_id: self.request_id.to_str().unwrap_or_default().into(),
+                route: Arc::clone(metrics.route()),
+                endpoint: None,
+                method: Some(method_label(&self.method)),
+                status: self.status,
+                reason,
+                cause: self.cause.as_deref().unwrap_or_default().into(),
             });
         }
         // A proxy takes back what its clients do: the others behind it shall not pay for that.

@@ -179,7 +179,9 @@ impl Worker {
         gateway.check_fields(&parts)?;
         let host = head::host(&parts)?;
         if exchange.connection.redirects {
-            return redirect(&gateway.public_url, &parts).map(Answer::Local);
+            let answer = redirect(&gateway.public_url, &parts)?;
+            exchange.decision = Decision::Local;
+            return Ok(Answer::Local(answer));
         }
         let path = head::path(&parts)?;
         let route = match gateway.target(gateway.listener(&exchange.connection)?, &host, &path, &parts.headers)? {
@@ -416,6 +418,10 @@ impl Gateway {
 
     pub fn verifier(&self) -> &Verifier {
         &self.verifier
+    }
+
+    pub fn upstreams(&self) -> &[Arc<Upstream>] {
+        &self.upstreams
     }
 
     pub fn authorization_server(&self) -> Option<&Arc<AuthorizationServer>> {

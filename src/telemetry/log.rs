@@ -160,10 +160,21 @@ impl FormatTime for Timestamps {
 pub(super) fn push_timestamp(line: &mut Vec<u8>) {
     #[expect(clippy::disallowed_methods, reason = "for people to read; no decision depends on it")]
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (seconds, millis) = (elapsed.as_secs(), elapsed.subsec_millis());
+    push_date_time(line, 'T', elapsed.as_secs());
+    let _ = write!(line, ".{:03}Z", elapsed.subsec_millis());
+}
+
+/// A time in seconds since 1970, in UTC, for people.
+pub fn timestamp(seconds: u64) -> String {
+    let mut text = Vec::with_capacity(24);
+    push_date_time(&mut text, ' ', seconds);
+    String::from_utf8(text).unwrap_or_default() + " UTC"
+}
+
+fn push_date_time(text: &mut Vec<u8>, between: char, seconds: u64) {
     let (year, month, day) = civil(seconds / 86_400);
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let _ = write!(line, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z");
+    let _ = write!(text, "{year:04}-{month:02}-{day:02}{between}{hour:02}:{minute:02}:{second:02}");
 }
 
 /// Year, month and day of a number of days since 1970-01-01, in the Gregorian calendar.

@@ -1,8 +1,10 @@
 //! What the gateway tells its operators. Imports nothing of the crate.
 
 pub mod access_log;
+pub mod denials;
 pub mod log;
 pub mod metrics;
+pub mod readings;
 
 use std::path::PathBuf;
 

@@ -51,6 +51,7 @@ mod routing;
 mod secrets;
 mod slow;
 mod smuggling;
+mod status;
 mod support;
 mod threat_model;
 mod token_endpoint;
