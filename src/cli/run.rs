@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::reload::{FileWatch, Fixed};
@@ -43,10 +43,18 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let Some(config) = arguments.config.load() else { return Ok(Outcome::Failed) };
     let metrics = Metrics::new();
     let sink = Sink::standard_output(metrics.log_lines_dropped.clone()).context("cannot start the log")?;
-    log::install(&config.log, &sink);
+    let audit = match &config.log.audit {
+        None => None,
+        Some(path) => {
+            let sink = Sink::file(path, metrics.audit_lines_dropped.clone());
+            Some(sink.with_context(|| format!("log.audit: cannot write {}", path.display()))?)
+        }
+    };
+    log::install(&config.log, &sink, audit.as_ref());
     crash::log_panics(metrics.panics.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let outcome = runtime.block_on(async {
+        tokio::spawn(reopen_when_asked(signal(SignalKind::user_defined1())?, audit.clone()));
         let watch = FileWatch::new(arguments.config.path(), config.files.clone());
         let running = Running::start(config, Some(watch), &metrics, &sink).await?;
         running.until_stopped().await
@@ -54,8 +62,20 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     if let Err(error) = &outcome {
         tracing::error!(event = "stopped", error = format!("{error:#}"));
     }
+    if !audit.is_none_or(|audit| audit.flush()) {
+        complain("tollgate: audit events could not be written to the end\n");
+    }
     sink.flush();
     outcome
+}
+
+/// On SIGUSR1: somebody has moved the file away, or wants a new one.
+async fn reopen_when_asked(mut asked: Signal, audit: Option<Sink>) {
+    while asked.recv().await.is_some() {
+        if let Some(audit) = &audit {
+            audit.reopen();
+        }
+    }
 }
 
 /// A gateway that serves.
@@ -95,7 +115,7 @@ impl Running {
             }
             Err(error) => return Err(error).with_context(|| format!("[admin]: cannot listen on {}", admin.address)),
         };
-        let access_log = log.access.then(|| AccessLog::new(sink.clone(), log.format));
+        let access_log = log.access.then(|| AccessLog::new(sink.clone(), log.format, log.access_sample));
         let context = assemble::Context { metrics: metrics.clone(), clock: Clock::system(), access_log, limits };
         let (gateway, background) = assemble(plan, context, None).await?;
         for work in background {

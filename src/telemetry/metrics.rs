@@ -102,6 +102,8 @@ pub struct Metrics {
     pub panics: IntCounter,
     /// Log lines that were dropped because they came faster than they could be written.
     pub log_lines_dropped: IntCounter,
+    /// The same of the file for audit events.
+    pub audit_lines_dropped: IntCounter,
     /// `grant`, `client`.
     pub tokens_issued: IntCounterVec,
     /// `endpoint`, `error` (the code of RFC 6749 section 5.2).
@@ -270,6 +272,11 @@ impl Metrics {
                 &registry,
                 "log_lines_dropped_total",
                 "log lines that could not be written in time",
+            ),
+            audit_lines_dropped: counter(
+                &registry,
+                "audit_lines_dropped_total",
+                "lines that waited for the file of the audit events and were too many",
             ),
             tokens_issued: counters(&registry, "tokens_issued_total", "access tokens issued", &["grant", "client"]),
             token_requests_refused: counters(

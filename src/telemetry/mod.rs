@@ -15,6 +15,7 @@ pub struct Settings {
     pub level: Level,
     /// One event per request.
     pub access: bool,
+    pub access_sample: access_log::Sample,
     /// A file of its own for audit events; absent: the same stream.
     pub audit: Option<PathBuf>,
 }

@@ -37,6 +37,7 @@ mod jwks;
 mod keys;
 mod limits;
 mod listeners;
+mod log;
 mod login;
 mod monitoring;
 mod pages;
