@@ -18,6 +18,7 @@ use super::route::Route;
 use super::{Gateway, Worker};
 use crate::limits::Standing;
 use crate::net::body::BodyError;
+use crate::net::trace_context::TraceParent;
 use crate::telemetry::access_log::Event;
 use crate::telemetry::denials::Denial;
 use crate::telemetry::metrics::{Decision, method_label};
@@ -201,6 +202,7 @@ pub(super) struct Exchange {
     pub(super) method: http::Method,
     pub(super) host: Option<HeaderValue>,
     pub(super) target: Option<PathAndQuery>,
+    pub(super) trace: Option<TraceParent>,
     pub(super) route: Option<Arc<Route>>,
     pub(super) token: Option<Arc<VerifiedToken>>,
     pub(super) decision: Decision,
@@ -266,6 +268,7 @@ impl Drop for Exchange {
             let token = self.token.as_deref();
             log.write(&Event {
                 request_id: self.request_id.to_str().unwrap_or_default(),
+                trace_id: self.trace.as_ref().map(TraceParent::trace_id),
                 client: self.client,
                 listener: &self.connection.listener_name,
                 version: self.version,

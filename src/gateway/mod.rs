@@ -36,6 +36,7 @@ use crate::authorization_server::{self, AuthorizationServer, Endpoint};
 use crate::clock::Clock;
 use crate::net::body::RequestBody;
 use crate::net::forwarded::Origin;
+use crate::net::trace_context::TraceParent;
 use crate::net::{BaseUrl, TrustedProxies};
 use crate::policy::{self, Caller, Denied, Need, Permit};
 use crate::routing::path::CanonicalPath;
@@ -108,7 +109,8 @@ impl Worker {
     ) -> Response<ResponseBody> {
         connection.activity.begin();
         let gateway = &self.gateway;
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let trace = TraceParent::of(&mut parts.headers);
         let origin = head::origin(&connection, &parts.headers, &gateway.trusted_proxies);
         let request_id = gateway.request_ids.id(&parts.headers, origin.trusted);
         let logged = gateway.access_log.is_some();
@@ -120,6 +122,7 @@ impl Worker {
             method: parts.method.clone(),
             host: if logged { logged_host(&parts) } else { None },
             target: if logged { parts.uri.path_and_query().cloned() } else { None },
+            trace,
             route: None,
             token: None,
             decision: Decision::Denied,

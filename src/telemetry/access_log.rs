@@ -11,6 +11,7 @@ use super::log::{Sink, push_timestamp};
 #[derive(Debug)]
 pub struct Event<'a> {
     pub request_id: &'a str,
+    pub trace_id: Option<&'a str>,
     pub client: IpAddr,
     pub listener: &'a str,
     pub version: http::Version,
@@ -81,6 +82,7 @@ impl AccessLog {
         let mut line = Line { text: Vec::with_capacity(512), format: self.format };
         line.start();
         line.text("request_id", Some(event.request_id));
+        line.text("trace_id", event.trace_id);
         line.plain("client", event.client);
         line.text("listener", Some(event.listener));
         line.text("protocol", Some(protocol(event.version)));

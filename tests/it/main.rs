@@ -56,4 +56,5 @@ mod status;
 mod support;
 mod threat_model;
 mod token_endpoint;
+mod trace_context;
 mod upstream;
