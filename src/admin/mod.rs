@@ -1,6 +1,7 @@
 //! The operators' listener: metrics, health, readiness, what the gateway does now, signing keys. It shares nothing with the listeners that serve traffic, so no
 //! path there can reach it.
 
+mod revocation;
 mod status;
 
 use std::convert::Infallible;
@@ -216,7 +217,7 @@ impl Admin {
     async fn requests<I: AsyncRead + AsyncWrite + Unpin>(self: Arc<Self>, stream: I, peer: IpAddr) {
         let service = service_fn(|request: Request<Incoming>| {
             let own = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(own.answer(&request, peer).await) }
+            async move { Ok::<_, Infallible>(own.answer(request, peer).await) }
         });
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -228,11 +229,11 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, request: &Request<Incoming>, peer: IpAddr) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Response<Full<Bytes>> {
         let Some(page) = Page::at(request.uri().path()) else {
             return text(
                 StatusCode::NOT_FOUND,
-                "there are /status, /metrics, /healthz, /readyz, /reload, /keys and /keys/rotate\n".to_owned(),
+                "there are /status, /metrics, /healthz, /readyz, /reload, /revoke, /keys and /keys/rotate\n".to_owned(),
             );
         };
         let fits = match *request.method() {
@@ -255,7 +256,7 @@ impl Admin {
             }
             return response;
         }
-        if page.is_for_this_machine() && self.token.is_none() && !is_from_this_machine(request, peer) {
+        if page.is_for_this_machine() && self.token.is_none() && !is_from_this_machine(&request, peer) {
             return text(StatusCode::FORBIDDEN, "without a token, only this machine may do this\n".to_owned());
         }
         match page {
@@ -277,6 +278,10 @@ impl Admin {
                 response
             }
             Page::Reload => self.reload().await,
+            Page::Revoke => match revocation::Wanted::read(request).await {
+                Ok(wanted) => self.revoke(wanted).await,
+                Err(refusal) => refusal,
+            },
             Page::Keys | Page::RotateKeys => self.keys(page, request.uri().query().unwrap_or_default()).await,
         }
     }
@@ -296,11 +301,26 @@ impl Admin {
         json_text(status, &serde_json::json!(configuration))
     }
 
+    /// 200 with how much there was to end.
+    async fn revoke(&self, wanted: revocation::Wanted) -> Response<Full<Bytes>> {
+        let gateway = self.control.gateway();
+        let Some(server) = gateway.authorization_server() else { return no_server() };
+        let ended = match wanted {
+            revocation::Wanted::Token(token) => server.end_token(token.expose()).await,
+            revocation::Wanted::All(whose) => server.end_all(whose).await,
+        };
+        match ended {
+            Ok(ended) => json_text(StatusCode::OK, &serde_json::json!(ended)),
+            Err(error) => {
+                tracing::error!(event = "revocation.failed", %error);
+                text(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"))
+            }
+        }
+    }
+
     async fn keys(&self, page: Page, query: &str) -> Response<Full<Bytes>> {
         let gateway = self.control.gateway();
-        let Some(server) = gateway.authorization_server() else {
-            return text(StatusCode::NOT_FOUND, "there is no authorization server\n".to_owned());
-        };
+        let Some(server) = gateway.authorization_server() else { return no_server() };
         let keys = if page == Page::RotateKeys {
             let asked = |name: &str| {
                 form_urlencoded::parse(query.as_bytes()).any(|(own, value)| own == name && value == "true")
@@ -345,6 +365,7 @@ enum Page {
     Keys,
     RotateKeys,
     Reload,
+    Revoke,
 }
 
 impl Page {
@@ -357,13 +378,14 @@ impl Page {
             "/keys" => Self::Keys,
             "/keys/rotate" => Self::RotateKeys,
             "/reload" => Self::Reload,
+            "/revoke" => Self::Revoke,
             _ => return None,
         })
     }
 
     /// Changes something, and is asked by POST.
     fn is_action(self) -> bool {
-        matches!(self, Self::RotateKeys | Self::Reload)
+        matches!(self, Self::RotateKeys | Self::Reload | Self::Revoke)
     }
 
     /// Without a token to ask for, no page of another site that a browser on this machine shows may have it.
@@ -384,6 +406,10 @@ fn is_from_this_machine(request: &Request<Incoming>, peer: IpAddr) -> bool {
     peer.is_loopback()
         && host.is_some_and(|host| is_loopback_host(&host))
         && !request.headers().contains_key(header::ORIGIN)
+}
+
+fn no_server() -> Response<Full<Bytes>> {
+    text(StatusCode::NOT_FOUND, "there is no authorization server\n".to_owned())
 }
 
 /// Asks for JSON and not for a page.

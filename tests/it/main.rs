@@ -57,4 +57,5 @@ mod support;
 mod threat_model;
 mod token_endpoint;
 mod trace_context;
+mod turning_out;
 mod upstream;
