@@ -1,5 +1,8 @@
-//! The operators' listener: metrics, health, readiness, signing keys. It shares nothing with the listeners that serve traffic, so no
+//! The operators' listener: metrics, health, readiness, what the gateway does now, signing keys. It shares nothing with the listeners that serve traffic, so no
 //! path there can reach it.
+
+mod revocation;
+mod status;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -8,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -20,13 +25,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 
-use crate::clock::UnixSeconds;
+use crate::clock::{Clock, UnixSeconds};
 use crate::gateway::Gateway;
 use crate::net::is_loopback_host;
 use crate::routing::canonical_host;
 use crate::secret::Secret;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Certificates, TlsError};
+
+use status::Status;
 
 /// `[admin]`.
 #[derive(Debug)]
@@ -49,6 +56,7 @@ const LONGEST: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub struct Control {
     pub metrics: Metrics,
+    started_at: UnixSeconds,
     gateway: ArcSwap<Gateway>,
     /// Set when the process was asked to stop.
     pub draining: AtomicBool,
@@ -90,6 +98,7 @@ impl Control {
         metrics.config_last_reload_successful.set(1);
         let control = Self {
             metrics,
+            started_at: Clock::system().now(),
             gateway: ArcSwap::new(gateway),
             draining: AtomicBool::new(false),
             reloads,
@@ -208,7 +217,7 @@ impl Admin {
     async fn requests<I: AsyncRead + AsyncWrite + Unpin>(self: Arc<Self>, stream: I, peer: IpAddr) {
         let service = service_fn(|request: Request<Incoming>| {
             let own = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(own.answer(&request, peer).await) }
+            async move { Ok::<_, Infallible>(own.answer(request, peer).await) }
         });
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -220,11 +229,11 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, request: &Request<Incoming>, peer: IpAddr) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Response<Full<Bytes>> {
         let Some(page) = Page::at(request.uri().path()) else {
             return text(
                 StatusCode::NOT_FOUND,
-                "there are /metrics, /healthz, /readyz, /reload, /keys and /keys/rotate\n".to_owned(),
+                "there are /status, /metrics, /healthz, /readyz, /reload, /revoke, /keys and /keys/rotate\n".to_owned(),
             );
         };
         let fits = match *request.method() {
@@ -238,13 +247,16 @@ impl Admin {
             response.headers_mut().insert(header::ALLOW, allow);
             return response;
         }
-        if !page.is_open() && !self.is_authorized(request.headers()) {
+        if !page.is_open() && !self.is_authorized(page, request.headers()) {
             let mut response = text(StatusCode::UNAUTHORIZED, String::new());
-            let challenge = HeaderValue::from_static("Bearer realm=\"tollgate admin\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            let headers = response.headers_mut();
+            headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tollgate admin\""));
+            if page == Page::Status {
+                headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"tollgate admin\""));
+            }
             return response;
         }
-        if page.is_action() && self.token.is_none() && !is_from_this_machine(request, peer) {
+        if page.is_for_this_machine() && self.token.is_none() && !is_from_this_machine(&request, peer) {
             return text(StatusCode::FORBIDDEN, "without a token, only this machine may do this\n".to_owned());
         }
         match page {
@@ -253,6 +265,11 @@ impl Admin {
                 reasons if reasons.is_empty() => text(StatusCode::OK, "ready\n".to_owned()),
                 reasons => text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
             },
+            Page::Status => {
+                let json = request.uri().path().ends_with(".json") || prefers_json(request.headers());
+                let refresh = request.uri().query() == Some("refresh");
+                status_answer(&Status::of(&self.control, Clock::system().now()), json, refresh)
+            }
             Page::Metrics => {
                 self.control.gateway().measure();
                 let mut response = text(StatusCode::OK, self.control.metrics.exposition());
@@ -261,6 +278,10 @@ impl Admin {
                 response
             }
             Page::Reload => self.reload().await,
+            Page::Revoke => match revocation::Wanted::read(request).await {
+                Ok(wanted) => self.revoke(wanted).await,
+                Err(refusal) => refusal,
+            },
             Page::Keys | Page::RotateKeys => self.keys(page, request.uri().query().unwrap_or_default()).await,
         }
     }
@@ -280,11 +301,26 @@ impl Admin {
         json_text(status, &serde_json::json!(configuration))
     }
 
+    /// 200 with how much there was to end.
+    async fn revoke(&self, wanted: revocation::Wanted) -> Response<Full<Bytes>> {
+        let gateway = self.control.gateway();
+        let Some(server) = gateway.authorization_server() else { return no_server() };
+        let ended = match wanted {
+            revocation::Wanted::Token(token) => server.end_token(token.expose()).await,
+            revocation::Wanted::All(whose) => server.end_all(whose).await,
+        };
+        match ended {
+            Ok(ended) => json_text(StatusCode::OK, &serde_json::json!(ended)),
+            Err(error) => {
+                tracing::error!(event = "revocation.failed", %error);
+                text(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"))
+            }
+        }
+    }
+
     async fn keys(&self, page: Page, query: &str) -> Response<Full<Bytes>> {
         let gateway = self.control.gateway();
-        let Some(server) = gateway.authorization_server() else {
-            return text(StatusCode::NOT_FOUND, "there is no authorization server\n".to_owned());
-        };
+        let Some(server) = gateway.authorization_server() else { return no_server() };
         let keys = if page == Page::RotateKeys {
             let asked = |name: &str| {
                 form_urlencoded::parse(query.as_bytes()).any(|(own, value)| own == name && value == "true")
@@ -302,42 +338,59 @@ impl Admin {
         json_text(StatusCode::OK, &serde_json::json!(keys))
     }
 
-    fn is_authorized(&self, headers: &HeaderMap) -> bool {
+    fn is_authorized(&self, page: Page, headers: &HeaderMap) -> bool {
         let Some(token) = &self.token else { return true };
-        let given =
-            headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).and_then(|value| value.split_at_checked(7));
-        given
-            .is_some_and(|(scheme, given)| scheme.eq_ignore_ascii_case(b"bearer ") && token.matches(given.trim_ascii()))
+        let Some(given) = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes) else { return false };
+        let after = |scheme: &str| {
+            let (start, rest) = given.split_at_checked(scheme.len())?;
+            start.eq_ignore_ascii_case(scheme.as_bytes()).then_some(rest.trim_ascii())
+        };
+        if let Some(given) = after("bearer ") {
+            return token.matches(given);
+        }
+        // A browser can ask a person for nothing else, and sends it along by itself afterwards: for what only shows.
+        let basic = after("basic ").filter(|_| page == Page::Status).and_then(|given| BASE64.decode(given).ok());
+        let password = basic.as_deref().and_then(|pair| pair.splitn(2, |byte| *byte == b':').nth(1));
+        password.is_some_and(|password| token.matches(password))
     }
 }
 
 /// What there is to see or to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Page {
+    Status,
     Metrics,
     Health,
     Ready,
     Keys,
     RotateKeys,
     Reload,
+    Revoke,
 }
 
 impl Page {
     fn at(path: &str) -> Option<Self> {
         Some(match path {
+            "/status" | "/status.json" => Self::Status,
             "/metrics" => Self::Metrics,
             "/healthz" => Self::Health,
             "/readyz" => Self::Ready,
             "/keys" => Self::Keys,
             "/keys/rotate" => Self::RotateKeys,
             "/reload" => Self::Reload,
+            "/revoke" => Self::Revoke,
             _ => return None,
         })
     }
 
     /// Changes something, and is asked by POST.
     fn is_action(self) -> bool {
-        matches!(self, Self::RotateKeys | Self::Reload)
+        matches!(self, Self::RotateKeys | Self::Reload | Self::Revoke)
+    }
+
+    /// Without a token to ask for, no page of another site that a browser on this machine shows may have it.
+    fn is_for_this_machine(self) -> bool {
+        self.is_action() || self == Self::Status
     }
 
     /// Needs no token.
@@ -353,6 +406,39 @@ fn is_from_this_machine(request: &Request<Incoming>, peer: IpAddr) -> bool {
     peer.is_loopback()
         && host.is_some_and(|host| is_loopback_host(&host))
         && !request.headers().contains_key(header::ORIGIN)
+}
+
+fn no_server() -> Response<Full<Bytes>> {
+    text(StatusCode::NOT_FOUND, "there is no authorization server\n".to_owned())
+}
+
+/// Asks for JSON and not for a page.
+fn prefers_json(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    accept.contains("application/json") && !accept.contains("text/html")
+}
+
+fn status_answer(status: &Status, json: bool, refresh: bool) -> Response<Full<Bytes>> {
+    if json {
+        return json_text(StatusCode::OK, &serde_json::json!(status));
+    }
+    match status.page(refresh) {
+        Ok((page, policy)) => {
+            let mut response = text(StatusCode::OK, page);
+            let headers = response.headers_mut();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+            headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+            headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+            let strictest = HeaderValue::from_static("default-src 'none'");
+            headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::try_from(policy).unwrap_or(strictest));
+            response
+        }
+        Err(error) => {
+            tracing::error!(event = "admin.failed", %error, "the status page could not be rendered");
+            text(StatusCode::INTERNAL_SERVER_ERROR, "this page could not be shown\n".to_owned())
+        }
+    }
 }
 
 fn json_text(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {

@@ -1,11 +1,14 @@
 //! The trail of what was granted and refused: events of the target `audit`, with who, from where and why, and no secret.
 //! Each carries the request's id; the caller was told less.
 
+use http::StatusCode;
+
 use super::clients::Authenticated;
 use super::error::Error;
 use super::grants::GrantRequest;
 use super::server::{AuthorizationServer, Caller};
 use crate::scope::ScopeSet;
+use crate::telemetry::denials::Denial;
 
 impl AuthorizationServer {
     /// A name that no user has may be a password typed into the wrong field: it is not logged.
@@ -48,9 +51,30 @@ impl AuthorizationServer {
         self.metrics().token_requests_refused.with_label_values(&[endpoint, error.code()]).inc();
         let client = client.map(|by| by.client.id.as_ref());
         let reason = error.reason.as_ref().unwrap_or(&error.description).as_ref();
+        self.note_refusal(endpoint, error.status(), (error.code(), reason), caller);
         tracing::info!(
             target: "audit", event = "refusal", endpoint, error = error.code(), reason, client,
             address = %caller.peer, request_id = caller.request_id,
         );
+    }
+
+    /// Shows operators a refusal among the last denials. `why` is the code, and a fixed text beside it.
+    pub(super) fn note_refusal(
+        &self,
+        endpoint: &'static str,
+        status: StatusCode,
+        why: (&'static str, &str),
+        caller: &Caller<'_>,
+    ) {
+        self.metrics().note_refusal(Denial {
+            at: self.now(),
+            request_id: caller.request_id.into(),
+            route: "(authorization_server)".into(),
+            endpoint: Some(endpoint),
+            method: None,
+            status: status.as_u16(),
+            reason: why.0,
+            cause: why.1.into(),
+        });
     }
 }

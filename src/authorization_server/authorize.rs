@@ -300,6 +300,7 @@ impl AuthorizationServer {
             }
             Refusal::Redirect { uri, state, error, description } => {
                 self.metrics().token_requests_refused.with_label_values(&["authorize", error]).inc();
+                self.note_refusal("authorize", StatusCode::SEE_OTHER, (error, description), caller);
                 tracing::info!(
                     target: "audit", event = "refusal", endpoint = "authorize", error, reason = description,
                     address = %caller.peer, request_id = caller.request_id,

@@ -105,8 +105,13 @@ impl AuthorizationServer {
         }
         let account = match self.check_password_from(name, password, caller).await {
             Ok(account) => account,
-            Err(error) if error.code == ErrorCode::InvalidGrant => return Ok(again(StatusCode::FORBIDDEN, WRONG)),
+            Err(error) if error.code == ErrorCode::InvalidGrant => {
+                let why = (error.code(), error.reason.as_deref().unwrap_or_default());
+                self.note_refusal("login", StatusCode::FORBIDDEN, why, caller);
+                return Ok(again(StatusCode::FORBIDDEN, WRONG));
+            }
             Err(error) => {
+                self.note_refusal("login", error.status(), (error.code(), error.description.as_ref()), caller);
                 let problem = match error.code {
                     ErrorCode::TooMany => "There were too many failed attempts from your network. Try again later.",
                     _ => "There is too much to do at the moment. Try again.",

@@ -22,7 +22,7 @@ use super::{Settings, StartError};
 use crate::clock::{Clock, UnixSeconds};
 use crate::jose::SigningKey;
 use crate::limits::{GuessRules, Guesses};
-use crate::store::{Grant, Revocations, Store};
+use crate::store::{Grant, Revocations, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 
 /// Pause between two rounds of upkeep, and the rows that one transaction of it removes.
@@ -318,14 +318,15 @@ impl AuthorizationServer {
         }
     }
 
-    pub(super) async fn revoke_grant(&self, grant: &Grant, reason: &'static str) -> Result<(), Error> {
-        if self.shared.store.revoke_grant(grant.id.clone()).await? {
+    pub(super) async fn revoke_grant(&self, grant: &Grant, reason: &'static str) -> Result<bool, StoreError> {
+        let revoked = self.shared.store.revoke_grant(grant.id.clone()).await?;
+        if revoked {
             tracing::info!(
                 target: "audit", event = "revocation", grant = grant.id.as_str(), client = grant.client,
                 user = grant.user, reason,
             );
         }
-        Ok(())
+        Ok(revoked)
     }
 
     pub(super) fn settings(&self) -> &Settings {

@@ -14,7 +14,7 @@ use crate::clock::UnixSeconds;
 use crate::jose::UnverifiedJws;
 use crate::scope::ScopeSet;
 use crate::secret::random;
-use crate::store::{CODE_PREFIX, Digest, NewAccessToken, NewRefreshToken, OPAQUE_PREFIX, REFRESH_PREFIX};
+use crate::store::{CODE_PREFIX, Digest, NewAccessToken, NewRefreshToken, OPAQUE_PREFIX, REFRESH_PREFIX, StoreError};
 
 /// RFC 9068 section 2.1.
 const TYP: &str = "at+jwt";
@@ -144,7 +144,7 @@ impl AuthorizationServer {
     }
 
     /// The claims of an access token that this server issued and that is active: neither expired nor revoked.
-    pub(super) async fn own_access_token(&self, text: &str) -> Result<Option<Map<String, Value>>, Error> {
+    pub(super) async fn own_access_token(&self, text: &str) -> Result<Option<Map<String, Value>>, StoreError> {
         if let Some(opaque) = self.store().opaque_token(text).await? {
             return Ok(Some(opaque.claims));
         }

@@ -34,6 +34,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+    use crate::telemetry::access_log::Sample;
     use crate::telemetry::log::{Sink, install};
     use crate::telemetry::{Format, Level, Settings};
 
@@ -61,7 +62,14 @@ mod tests {
     fn panics_in_a_task() {
         let count = IntCounter::new("panics", "panics").unwrap();
         let sink = Sink::standard_output(count.clone()).unwrap();
-        assert!(install(&Settings { format: Format::Json, level: Level::Info, access: true, audit: None }, &sink));
+        let settings = Settings {
+            format: Format::Json,
+            level: Level::Info,
+            access: true,
+            access_sample: Sample::ALL,
+            audit: None,
+        };
+        assert!(install(&settings, &sink, None));
         log_panics(count.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {

@@ -53,7 +53,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         })?;
         let metrics = Metrics::new();
         let sink = Sink::standard_output(metrics.log_lines_dropped.clone()).context("cannot start the log")?;
-        log::install(&config.log, &sink);
+        log::install(&config.log, &sink, None);
         let running = Running::start(config, None, Heritage::default(), &metrics, &sink).await?;
         print(&introduction(folder.path(), port, admin_port, secret.expose()))?;
         let outcome = running.until_stopped(None).await;

@@ -87,7 +87,7 @@ impl Running {
         let limits = request_limits(&server);
         let drain_delay = server.limits.drain_delay;
         let prepared = Prepared::new(server, Some(&self.server), &mut Inherited::default(), &self.metrics)?;
-        let access_log = log.access.then(|| AccessLog::new(self.sink.clone(), self.fixed.log.0));
+        let access_log = log.access.then(|| AccessLog::new(self.sink.clone(), self.fixed.log.0, log.access_sample));
         let context = assemble::Context { metrics: self.metrics.clone(), clock: Clock::system(), access_log, limits };
         let former = self.control.gateway();
         let (gateway, background) = assemble(plan, context, Some(&former)).await?;

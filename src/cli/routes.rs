@@ -7,7 +7,6 @@ use serde::Serialize;
 use super::{ConfigArgument, Outcome, print};
 use crate::gateway::plan::{Origins, Plan, RoutePlan};
 use crate::policy::{Condition, Entry, Requirements};
-use crate::routing::HostPattern;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -88,14 +87,10 @@ fn methods(route: &RoutePlan) -> Vec<Option<Method>> {
 fn row(plan: &Plan, route: &RoutePlan, method: Option<&Method>) -> Row {
     let admits = |entry: &&Entry| method.map_or(entry.methods.is_empty(), |method| entry.admits(method));
     let entries: Vec<&Entry> = route.access.entries.iter().filter(admits).collect();
-    let name_of = |host: &HostPattern| match host {
-        HostPattern::Exact(name) => name.to_string(),
-        HostPattern::Wildcard(name) => format!("*.{name}"),
-    };
     Row {
         route: route.name.to_string(),
         listeners: route.listeners.iter().map(|index| plan.listeners[*index].to_string()).collect(),
-        hosts: route.hosts.iter().map(name_of).collect(),
+        hosts: route.hosts.iter().map(ToString::to_string).collect(),
         path: route.path_text.clone(),
         upstream: plan.upstreams[route.upstream].name.to_string(),
         public: entries.iter().any(|entry| matches!(entry.condition, Condition::Public)),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Interval;
@@ -56,10 +56,18 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let Some(config) = arguments.config.load() else { return Ok(Outcome::Failed) };
     let metrics = Metrics::new();
     let sink = Sink::standard_output(metrics.log_lines_dropped.clone()).context("cannot start the log")?;
-    log::install(&config.log, &sink);
+    let audit = match &config.log.audit {
+        None => None,
+        Some(path) => {
+            let sink = Sink::file(path, metrics.audit_lines_dropped.clone());
+            Some(sink.with_context(|| format!("log.audit: cannot write {}", path.display()))?)
+        }
+    };
+    log::install(&config.log, &sink, audit.as_ref());
     crash::log_panics(metrics.panics.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let outcome = runtime.block_on(async {
+        tokio::spawn(reopen_when_asked(signal(SignalKind::user_defined1())?, audit.clone()));
         let watch = FileWatch::new(arguments.config.path(), config.files.clone());
         let running = Running::start(config, Some(watch), heritage, &metrics, &sink).await?;
         running.until_stopped(Some(&program)).await
@@ -67,8 +75,20 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     if let Err(error) = &outcome {
         tracing::error!(event = "stopped", error = format!("{error:#}"));
     }
+    if !audit.is_none_or(|audit| audit.flush()) {
+        complain("tollgate: audit events could not be written to the end\n");
+    }
     sink.flush();
     outcome
+}
+
+/// On SIGUSR1: somebody has moved the file away, or wants a new one.
+async fn reopen_when_asked(mut asked: Signal, audit: Option<Sink>) {
+    while asked.recv().await.is_some() {
+        if let Some(audit) = &audit {
+            audit.reopen();
+        }
+    }
 }
 
 /// A gateway that serves.
@@ -119,7 +139,7 @@ impl Running {
         if let Some(predecessor) = &mut predecessor {
             predecessor.ask_for_store().context("taking over")?;
         }
-        let access_log = log.access.then(|| AccessLog::new(sink.clone(), log.format));
+        let access_log = log.access.then(|| AccessLog::new(sink.clone(), log.format, log.access_sample));
         let context = assemble::Context { metrics: metrics.clone(), clock: Clock::system(), access_log, limits };
         let (gateway, background) = assemble(plan, context, None).await?;
         for work in background {

@@ -6,7 +6,7 @@ use toml::de::DeValue;
 
 use super::diagnostic::Span;
 use super::reader::{List, Map, Read, Reader, table, words};
-use super::value::{Date, Interval, Object, SecretText, Size, Workers};
+use super::value::{Date, Interval, Object, SecretText, Share, Size, Workers};
 
 table! {
     /// The configuration of tollgate.
@@ -156,7 +156,9 @@ table! {
         level: LogLevel,
         /// One event for each request. Default: true.
         access: bool,
-        /// A file of its own for logins, grants, refusals and revocations.
+        /// The share, from 0 to 1, of the requests without any trouble that have one; the others always have. Default: 1.
+        access_sample: Share,
+        /// A file of its own for logins, grants, refusals and revocations; opened anew on SIGUSR1. Absent: the same stream.
         audit: String,
     }
 }

@@ -33,6 +33,11 @@ enum SizeShape {
     Text(#[schemars(regex(pattern = r"^[0-9]+(B|KiB|MiB|GiB)$"))] String),
 }
 
+/// A number from 0 to 1.
+#[derive(Clone, Copy, Debug, JsonSchema)]
+#[schemars(inline)]
+pub(super) struct Share(#[schemars(range(min = 0, max = 1))] pub(super) f64);
+
 /// A day: `2027-06-30`.
 #[derive(Clone, Copy, Debug, JsonSchema)]
 #[schemars(inline)]
@@ -166,6 +171,26 @@ fn split_unit(text: &str) -> Option<(u64, &str)> {
     let unit = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(unit);
     Some((number.parse().ok()?, unit.trim_start_matches(' ')))
+}
+
+impl Read for Share {
+    const KIND: &'static str = "a number from 0 to 1";
+
+    fn read(value: &DeValue<'_>, at: Span, reader: &mut Reader<'_>) -> Option<Self> {
+        let share = match value {
+            DeValue::Float(digits) => digits.as_str().parse().ok(),
+            DeValue::Integer(digits) => u32::from_str_radix(digits.as_str(), digits.radix()).ok().map(f64::from),
+            _ => {
+                reader.mismatch(value, at, Self::KIND);
+                return None;
+            }
+        };
+        let share = share.filter(|share| (0.0..=1.0).contains(share));
+        if share.is_none() {
+            reader.report.error(at, "a share is a number from 0 to 1", "`0.01` is one of a hundred, `1` is all");
+        }
+        share.map(Self)
+    }
 }
 
 impl Read for Date {

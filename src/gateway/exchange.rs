@@ -18,8 +18,10 @@ use super::route::Route;
 use super::{Gateway, Worker};
 use crate::limits::Standing;
 use crate::net::body::BodyError;
+use crate::net::trace_context::TraceParent;
 use crate::telemetry::access_log::Event;
-use crate::telemetry::metrics::Decision;
+use crate::telemetry::denials::Denial;
+use crate::telemetry::metrics::{Decision, method_label};
 use crate::token::VerifiedToken;
 use crate::upstream::{self, SendError};
 
@@ -194,6 +196,7 @@ pub(super) struct Exchange {
     pub(super) method: http::Method,
     pub(super) host: Option<HeaderValue>,
     pub(super) target: Option<PathAndQuery>,
+    pub(super) trace: Option<TraceParent>,
     pub(super) route: Option<Arc<Route>>,
     pub(super) token: Option<Arc<VerifiedToken>>,
     pub(super) decision: Decision,
@@ -251,7 +254,7 @@ impl Drop for Exchange {
         let duration = now.duration_since(self.started);
         let metrics = match (&self.route, self.decision) {
             (Some(route), _) => &route.metrics,
-            (None, Decision::Local) => &gateway.authorization_server_metrics,
+            (None, Decision::Local) if !self.connection.redirects => &gateway.authorization_server_metrics,
             (None, _) => &gateway.no_route_metrics,
         };
         metrics.seconds.observe(duration.as_secs_f64());
@@ -260,6 +263,7 @@ impl Drop for Exchange {
             let token = self.token.as_deref();
             log.write(&Event {
                 request_id: self.request_id.to_str().unwrap_or_default(),
+                trace_id: self.trace.as_ref().map(TraceParent::trace_id),
                 client: self.client,
                 listener: &self.connection.listener_name,
                 version: self.version,
@@ -278,6 +282,20 @@ impl Drop for Exchange {
                 bytes: self.bytes,
                 duration,
                 aborted: !self.complete,
+            });
+        }
+        if self.decision == Decision::Denied
+            && let Some(reason) = self.reason
+        {
+            gateway.metrics.denied(Denial {
+                at: gateway.clock.now(),
+                request_id: self.request_id.to_str().unwrap_or_default().into(),
+                route: Arc::clone(metrics.route()),
+                endpoint: None,
+                method: Some(method_label(&self.method)),
+                status: self.status,
+                reason,
+                cause: self.cause.as_deref().unwrap_or_default().into(),
             });
         }
         // A proxy takes back what its clients do: the others behind it shall not pay for that.

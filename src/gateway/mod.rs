@@ -37,6 +37,7 @@ use crate::authorization_server::{self, AuthorizationServer, Endpoint};
 use crate::clock::Clock;
 use crate::net::body::RequestBody;
 use crate::net::forwarded::Origin;
+use crate::net::trace_context::TraceParent;
 use crate::net::{BaseUrl, TrustedProxies};
 use crate::policy::{self, Caller, Denied, Need, Permit};
 use crate::routing::path::CanonicalPath;
@@ -110,7 +111,8 @@ impl Worker {
         connection.activity.begin();
         let last = connection.activity.is_closing();
         let gateway = &self.gateway;
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let trace = TraceParent::of(&mut parts.headers);
         let origin = head::origin(&connection, &parts.headers, &gateway.trusted_proxies);
         let request_id = gateway.request_ids.id(&parts.headers, origin.trusted);
         let logged = gateway.access_log.is_some();
@@ -122,6 +124,7 @@ impl Worker {
             method: parts.method.clone(),
             host: if logged { logged_host(&parts) } else { None },
             target: if logged { parts.uri.path_and_query().cloned() } else { None },
+            trace,
             route: None,
             token: None,
             decision: Decision::Denied,
@@ -184,7 +187,9 @@ impl Worker {
         gateway.check_fields(&parts)?;
         let host = head::host(&parts)?;
         if exchange.connection.redirects {
-            return redirect(&gateway.public_url, &parts).map(Answer::Local);
+            let answer = redirect(&gateway.public_url, &parts)?;
+            exchange.decision = Decision::Local;
+            return Ok(Answer::Local(answer));
         }
         let path = head::path(&parts)?;
         let route = match gateway.target(gateway.listener(&exchange.connection)?, &host, &path, &parts.headers)? {
@@ -421,6 +426,10 @@ impl Gateway {
 
     pub fn verifier(&self) -> &Verifier {
         &self.verifier
+    }
+
+    pub fn upstreams(&self) -> &[Arc<Upstream>] {
+        &self.upstreams
     }
 
     pub fn authorization_server(&self) -> Option<&Arc<AuthorizationServer>> {

@@ -80,16 +80,18 @@ impl Reject {
             Self::Method { .. } => "method",
             Self::Unauthenticated { .. } => "no_credentials",
             Self::BearerSyntax => "invalid_request",
-            Self::InvalidToken(_) => "invalid_token",
+            Self::InvalidToken(refusal) => refusal.reason(),
             Self::IssuerUnavailable => "issuer_unavailable",
             Self::InsufficientScope { .. } => "insufficient_scope",
             Self::Forbidden => "forbidden",
             Self::RateLimited { .. } => "rate_limited",
             Self::UnfitClaim(_) => "unfit_claim",
             Self::Signing => "signing",
-            Self::Body(BodyError::TooLarge) => "body_too_large",
-            Self::Body(BodyError::Timeout) => "body_timeout",
-            Self::Body(BodyError::Aborted) => "body_aborted",
+            Self::Body(error) | Self::Upstream(SendError::RequestBody(error)) => match error {
+                BodyError::TooLarge => "body_too_large",
+                BodyError::Timeout => "body_timeout",
+                BodyError::Aborted => "body_aborted",
+            },
             Self::Upgrade => "upgrade",
             Self::Upstream(error) => error.kind(),
         }
@@ -230,10 +232,10 @@ mod tests {
         assert_eq!(told, expected);
     }
 
-    #[test]
-    fn every_reject_as_it_is_told() {
-        let rejects = [
+    fn rejects() -> Vec<Reject> {
+        vec![
             Reject::Host,
+            Reject::Signing,
             Reject::Path(PathError::DotSegment),
             Reject::Spelling,
             Reject::RepeatedHeader,
@@ -257,10 +259,20 @@ mod tests {
             Reject::Body(BodyError::TooLarge),
             Reject::Body(BodyError::Timeout),
             Reject::Body(BodyError::Aborted),
+            Reject::Upgrade,
+            Reject::Upstream(SendError::RequestBody(BodyError::TooLarge)),
+            Reject::Upstream(SendError::ConnectTimeout {
+                server: "s".to_owned(),
+                limit: std::time::Duration::from_secs(1),
+            }),
             Reject::Upstream(SendError::Busy { server: "s".to_owned(), limit: 1 }),
             Reject::Upstream(SendError::Timeout { server: "s".to_owned(), limit: std::time::Duration::from_secs(1) }),
-        ];
-        let table: String = rejects
+        ]
+    }
+
+    #[test]
+    fn every_reject_as_it_is_told() {
+        let table: String = rejects()
             .iter()
             .map(|reject| {
                 let response = reject.response("api", &HeaderValue::from_static("id"));
@@ -273,5 +285,35 @@ mod tests {
             })
             .collect();
         assert_eq!(table, include_str!("../../tests/expected/rejects.txt"), "{table}");
+    }
+
+    #[test]
+    fn every_reason_is_documented() {
+        let document = include_str!("../../docs/monitoring.md");
+        let (_, reasons) = document.split_once("## Reasons").expect("a chapter");
+        let (reasons, _) = reasons.split_once("\n## ").expect("its end");
+        let tokens = [
+            Refusal::Characters,
+            Refusal::TooLong,
+            Refusal::Malformed(crate::jose::Malformed::Segments),
+            Refusal::Issuer,
+            Refusal::Algorithm,
+            Refusal::Key,
+            Refusal::Signature,
+            Refusal::Expired,
+            Refusal::NotYetValid,
+            Refusal::Audience,
+            Refusal::Type,
+            Refusal::Kind,
+            Refusal::Claim,
+            Refusal::Bound,
+            Refusal::Revoked,
+            Refusal::Unknown,
+            Refusal::Inactive,
+            Refusal::Unsupported,
+        ];
+        for reject in rejects().into_iter().chain(tokens.map(Reject::InvalidToken)) {
+            assert!(reasons.contains(&format!("`{}`", reject.code())), "{reject:?}");
+        }
     }
 }

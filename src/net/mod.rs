@@ -7,6 +7,7 @@ pub mod forwarded;
 pub(crate) mod fuzzing;
 pub mod headers;
 pub mod proxy_protocol;
+pub mod trace_context;
 
 use std::fmt;
 use std::net::IpAddr;

@@ -6,6 +6,7 @@ pub(crate) mod fuzzing;
 pub mod path;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use path::{CanonicalPath, decode};
@@ -24,6 +25,15 @@ pub enum HostError {
     Syntax,
     #[error("a host has no port here; the listener decides the port")]
     Port,
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Wildcard(name) => write!(f, "*.{name}"),
+        }
+    }
 }
 
 impl HostPattern {

@@ -210,6 +210,47 @@ fn keys_and_opaque_tokens_survive_and_revoked_tokens_do_not() {
     });
 }
 
+#[test]
+fn all_that_a_user_or_a_client_has_ends() {
+    Bench::each(&async |bench| {
+        // More than one transaction looks at; put at once, so that they share commits.
+        let first = bench.grant("a").await;
+        let open = |n: usize| {
+            let (store, grant) = (bench.store().clone(), Grant { id: GrantId::random(), ..first.clone() });
+            tokio::spawn(async move { store.open_grant(grant, access(&format!("a-{n}")), None).await })
+        };
+        for task in (1..600).map(open).collect::<Vec<_>>() {
+            task.await.unwrap().unwrap();
+        }
+        let client = json!({ "sub": "client:app", "client_id": "app" }).as_object().unwrap().clone();
+        let opaque = NewAccessToken { opaque: Some((Digest::of("opaque"), client)), ..access("o") };
+        bench.store().record_access_token(opaque).await.unwrap();
+        let session = Session {
+            user: "alice".into(),
+            auth_time: START,
+            amr: vec![],
+            password_stamp: String::new(),
+            seen: START,
+            ends: START + 100,
+        };
+        bench.store().put_session(Digest::of("s"), session, START + 100, None).await.unwrap();
+        let whose = |user: Option<&str>, client: Option<&str>| Whose {
+            user: user.map(str::to_owned),
+            client: client.map(str::to_owned),
+        };
+        let nobody = bench.store().end_all(whose(Some("alice"), Some("other"))).await.unwrap();
+        assert_eq!(nobody, Ended::default());
+        assert!(bench.store().session(Digest::of("s")).await.unwrap().is_some());
+        let user = bench.store().end_all(whose(Some("alice"), None)).await.unwrap();
+        assert_eq!(user, Ended { grants: 600, access_tokens: 0, sessions: 1 });
+        assert!(bench.store().session(Digest::of("s")).await.unwrap().is_none());
+        assert!(bench.revoked("a-0") && bench.revoked("a-599") && !bench.revoked("o"));
+        let client = bench.store().end_all(whose(None, Some("app"))).await.unwrap();
+        assert_eq!(client, Ended { grants: 0, access_tokens: 1, sessions: 0 });
+        assert!(bench.revoked("o") && bench.store().opaque_token("opaque").await.unwrap().is_none());
+    });
+}
+
 fn key(kid: &str) -> StoredKey {
     StoredKey::new(kid, "ES256", KeyState::Active, START, &crate::secret::Secret::new(b"private".to_vec()))
 }

@@ -7,6 +7,7 @@
 mod access_tokens;
 mod codes;
 mod embedded;
+mod endings;
 mod grants;
 mod keys;
 mod memory;
@@ -20,6 +21,7 @@ mod conformance;
 
 pub use access_tokens::{CODE_PREFIX, OPAQUE_PREFIX, OpaqueToken, REFRESH_PREFIX, TokenUse, is_own_token};
 pub use codes::{Code, Redemption};
+pub use endings::{Ended, Whose};
 pub use grants::{NewAccessToken, NewRefreshToken, Rotation};
 pub use keys::{KeyState, StoredKey};
 pub use records::{Digest, Grant, GrantId, RefreshToken};

@@ -125,6 +125,28 @@ impl<'a> Tx<'a> {
         Ok(found)
     }
 
+    /// Up to `limit` committed records of a table whose keys come after `after`, with their keys; and the last key, when
+    /// there may be more.
+    #[expect(clippy::type_complexity, reason = "records, and where to go on")]
+    pub(super) fn page<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<(Vec<(Vec<u8>, T)>, Option<Vec<u8>>), StoreError> {
+        // The next key there can be is the same with a zero at its end.
+        let from = after.map_or_else(|| full_key(table, b""), |after| full_key(table, &[after, &[0]].concat()));
+        let rows = self.reader.range(&from, &after_prefix(&full_key(table, b"")), limit)?;
+        let last = rows.last().filter(|_| rows.len() == limit).map(|(key, _)| key[1..].to_vec());
+        let mut found = Vec::new();
+        for (key, row) in rows {
+            if let Some(record) = decode(table, &row, self.now)? {
+                found.push((key[1..].to_vec(), record));
+            }
+        }
+        Ok((found, last))
+    }
+
     /// Marks up to `limit` expired rows for removal, and with them the entries of the index.
     pub(super) fn sweep(&mut self, limit: usize) -> Result<usize, StoreError> {
         let from = [Table::Expiry as u8];

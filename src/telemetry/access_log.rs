@@ -11,6 +11,7 @@ use super::log::{Sink, push_timestamp};
 #[derive(Debug)]
 pub struct Event<'a> {
     pub request_id: &'a str,
+    pub trace_id: Option<&'a str>,
     pub client: IpAddr,
     pub listener: &'a str,
     pub version: http::Version,
@@ -34,21 +35,54 @@ pub struct Event<'a> {
     pub aborted: bool,
 }
 
+/// The share of the requests without any trouble that is told of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample(f64);
+
+impl Sample {
+    pub const ALL: Self = Self(1.0);
+
+    /// `None` unless the share is from 0 to 1.
+    pub fn of(share: f64) -> Option<Self> {
+        (0.0..=1.0).contains(&share).then_some(Self(share))
+    }
+
+    /// By the request's id, so that whoever samples by the same id has the same requests.
+    fn contains(self, request_id: &str) -> bool {
+        if self == Self::ALL {
+            return true;
+        }
+        // FNV-1a, and a multiplication that lets the last digits, in which ids differ, reach the first bits.
+        let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        let hash = request_id.bytes().fold(0xcbf2_9ce4_8422_2325, fold);
+        let hash = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        #[expect(clippy::cast_precision_loss, reason = "a share needs no more digits")]
+        let place = (hash >> 11) as f64 / (1u64 << 53) as f64;
+        place < self.0
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     sink: Sink,
     format: Format,
+    sample: Sample,
 }
 
 impl AccessLog {
-    pub fn new(sink: Sink, format: Format) -> Self {
-        Self { sink, format }
+    pub fn new(sink: Sink, format: Format, sample: Sample) -> Self {
+        Self { sink, format, sample }
     }
 
     pub fn write(&self, event: &Event<'_>) {
+        let all_is_well = event.status < 400 && event.reason.is_none() && !event.aborted;
+        if all_is_well && !self.sample.contains(event.request_id) {
+            return;
+        }
         let mut line = Line { text: Vec::with_capacity(512), format: self.format };
         line.start();
         line.text("request_id", Some(event.request_id));
+        line.text("trace_id", event.trace_id);
         line.plain("client", event.client);
         line.text("listener", Some(event.listener));
         line.text("protocol", Some(protocol(event.version)));
@@ -164,6 +198,18 @@ fn protocol(version: http::Version) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sample_has_its_share_of_ids_that_count_up() {
+        let chosen = |share: f64| {
+            let sample = Sample::of(share).expect("a share");
+            (0..10_000).filter(|n| sample.contains(&format!("2c9b1f0e6d7a8b35{n:08x}"))).count()
+        };
+        for (share, range) in [(0.0, 0..=0), (0.01, 60..=140), (0.5, 4700..=5300), (1.0, 10_000..=10_000)] {
+            assert!(range.contains(&chosen(share)), "{share}: {}", chosen(share));
+        }
+        assert_eq!([-0.1, 1.1, f64::NAN].map(Sample::of), [None; 3]);
+    }
 
     #[test]
     fn class_57_nothing_in_a_value_can_forge_a_line() {

@@ -1,11 +1,16 @@
-//! The log stream: written by a thread of its own, so that no request waits for a disk or a terminal.
+//! The log streams, on standard output and in files: each is written by a thread of its own, so that no request waits for a
+//! disk or a terminal.
 
 use std::fmt;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::IntCounter;
+use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
@@ -16,6 +21,8 @@ use super::{Format, Level, Settings};
 const BUFFER_BYTES: usize = 4 << 20;
 /// Lines that come within this go out in one write.
 const BATCH: Duration = Duration::from_millis(10);
+/// Until a file that could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Where log lines go. Clones share it.
 #[derive(Clone)]
@@ -32,6 +39,14 @@ struct State {
     waiting: Vec<u8>,
     /// The thread is writing what it took.
     writing: bool,
+    /// The file is to be opened anew.
+    reopen: bool,
+}
+
+/// What a thread writes to.
+enum Output {
+    Standard,
+    File { path: PathBuf, file: File },
 }
 
 impl fmt::Debug for Sink {
@@ -43,10 +58,26 @@ impl fmt::Debug for Sink {
 impl Sink {
     /// Starts the thread that writes to standard output.
     pub fn standard_output(dropped: IntCounter) -> io::Result<Self> {
+        Self::start(Output::Standard, dropped)
+    }
+
+    /// Starts the thread that appends to a file, which is made for its owner alone when it is not there. While the file
+    /// cannot be written, lines wait for it.
+    pub fn file(path: &Path, dropped: IntCounter) -> io::Result<Self> {
+        Self::start(Output::File { path: path.to_owned(), file: open(path)? }, dropped)
+    }
+
+    fn start(output: Output, dropped: IntCounter) -> io::Result<Self> {
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), dropped });
         let thread = Arc::clone(&shared);
-        std::thread::Builder::new().name("log".to_owned()).spawn(move || thread.write_all())?;
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || thread.write_all(output))?;
         Ok(Self(shared))
+    }
+
+    /// Has a file opened anew: somebody moved away what was there.
+    pub fn reopen(&self) {
+        self.0.lock().reopen = true;
+        self.0.changed.notify_all();
     }
 
     /// Queues whole lines.
@@ -64,11 +95,12 @@ impl Sink {
         }
     }
 
-    /// Waits until everything queued is written, at most a few seconds.
-    pub fn flush(&self) {
+    /// Waits until everything queued is written, at most a few seconds. False when something is left.
+    pub fn flush(&self) -> bool {
         let state = self.0.lock();
         let busy = |state: &mut State| !state.waiting.is_empty() || state.writing;
-        drop(self.0.changed.wait_timeout_while(state, Duration::from_secs(3), busy));
+        let waited = self.0.changed.wait_timeout_while(state, Duration::from_secs(3), busy);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
 
@@ -77,28 +109,81 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_all(&self) {
+    fn write_all(&self, mut output: Output) {
         let mut taken = Vec::new();
         loop {
             let mut state = self.lock();
             state.writing = false;
             self.changed.notify_all();
-            while state.waiting.is_empty() {
+            while state.waiting.is_empty() && !state.reopen {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             drop(state);
             std::thread::sleep(BATCH);
+            self.reopen_if_asked(&mut output);
             let mut state = self.lock();
             std::mem::swap(&mut state.waiting, &mut taken);
             state.writing = true;
             drop(state);
-            // Nothing can be done about a log that cannot be written, and serving goes on.
-            let mut out = io::stdout().lock();
-            let _ = out.write_all(&taken).and_then(|()| out.flush());
+            self.write_out(&taken, &mut output);
             taken.clear();
             taken.shrink_to(BUFFER_BYTES / 16);
         }
     }
+
+    fn write_out(&self, mut lines: &[u8], output: &mut Output) {
+        let mut failed = false;
+        while let Err(error) = output.write(&mut lines) {
+            let Output::File { path, .. } = output else {
+                // Nothing can be done about it, and serving goes on.
+                self.dropped.inc_by(lines.iter().filter(|byte| **byte == b'\n').count() as u64);
+                return;
+            };
+            if !std::mem::replace(&mut failed, true) {
+                tracing::error!(event = "log.failed", file = %path.display(), %error, "its lines wait");
+            }
+            std::thread::sleep(RETRY);
+            self.reopen_if_asked(output);
+        }
+    }
+
+    fn reopen_if_asked(&self, output: &mut Output) {
+        let asked = std::mem::take(&mut self.lock().reopen);
+        if let Output::File { path, file } = output
+            && asked
+        {
+            match open(path) {
+                Ok(opened) => *file = opened,
+                Err(error) => tracing::error!(
+                    event = "log.failed", file = %path.display(), %error, "it cannot be opened anew; the old one is written on"
+                ),
+            }
+        }
+    }
+}
+
+impl Output {
+    /// Takes away from `lines` what was written.
+    fn write(&mut self, lines: &mut &[u8]) -> io::Result<()> {
+        while !lines.is_empty() {
+            let written = match self {
+                Self::Standard => io::stdout().write(lines),
+                Self::File { file, .. } => file.write(lines),
+            };
+            match written {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => *lines = &lines[count..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if matches!(self, Self::Standard) { io::stdout().flush() } else { Ok(()) }
+    }
+}
+
+/// For appending; made for its owner alone when it is not there.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
 impl Write for Sink {
@@ -112,16 +197,28 @@ impl Write for Sink {
     }
 }
 
-impl<'a> MakeWriter<'a> for Sink {
-    type Writer = Self;
+/// Where events go: those of the audit trail apart, if it has a file.
+struct Streams {
+    main: Sink,
+    audit: Option<Sink>,
+}
 
-    fn make_writer(&'a self) -> Self {
-        self.clone()
+impl<'a> MakeWriter<'a> for Streams {
+    type Writer = Sink;
+
+    fn make_writer(&'a self) -> Sink {
+        self.main.clone()
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Sink {
+        let apart = self.audit.as_ref().filter(|_| event.target() == "audit");
+        apart.unwrap_or(&self.main).clone()
     }
 }
 
-/// Sends `tracing`'s events to the sink from now on. False when something else has taken them already.
-pub fn install(settings: &Settings, sink: &Sink) -> bool {
+/// Sends `tracing`'s events to the sinks from now on; without one of their own, audit events go where the others go. False
+/// when something else has taken them already.
+pub fn install(settings: &Settings, main: &Sink, audit: Option<&Sink>) -> bool {
     let level = match settings.level {
         Level::Error => tracing::Level::ERROR,
         Level::Warn => tracing::Level::WARN,
@@ -137,7 +234,7 @@ pub fn install(settings: &Settings, sink: &Sink) -> bool {
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_writer(sink.clone())
+        .with_writer(Streams { main: main.clone(), audit: audit.cloned() })
         .with_ansi(false)
         .with_timer(Timestamps);
     match settings.format {
@@ -160,10 +257,21 @@ impl FormatTime for Timestamps {
 pub(super) fn push_timestamp(line: &mut Vec<u8>) {
     #[expect(clippy::disallowed_methods, reason = "for people to read; no decision depends on it")]
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (seconds, millis) = (elapsed.as_secs(), elapsed.subsec_millis());
+    push_date_time(line, 'T', elapsed.as_secs());
+    let _ = write!(line, ".{:03}Z", elapsed.subsec_millis());
+}
+
+/// A time in seconds since 1970, in UTC, for people.
+pub fn timestamp(seconds: u64) -> String {
+    let mut text = Vec::with_capacity(24);
+    push_date_time(&mut text, ' ', seconds);
+    String::from_utf8(text).unwrap_or_default() + " UTC"
+}
+
+fn push_date_time(text: &mut Vec<u8>, between: char, seconds: u64) {
     let (year, month, day) = civil(seconds / 86_400);
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let _ = write!(line, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z");
+    let _ = write!(text, "{year:04}-{month:02}-{day:02}{between}{hour:02}:{minute:02}:{second:02}");
 }
 
 /// Year, month and day of a number of days since 1970-01-01, in the Gregorian calendar.
@@ -188,5 +296,18 @@ mod tests {
         for (days, date) in [(0, (1970, 1, 1)), (59, (1970, 3, 1)), (11_016, (2000, 2, 29)), (20_778, (2026, 11, 21))] {
             assert_eq!(civil(days), date);
         }
+    }
+
+    #[test]
+    fn lines_for_a_full_disk_wait_and_are_counted_when_there_are_too_many() {
+        let dropped = IntCounter::new("dropped", "dropped").expect("a counter");
+        let sink = Sink::file(Path::new("/dev/full"), dropped.clone()).expect("a sink");
+        let line = [b'x'; 1 << 20];
+        // One batch is held by the thread that tries to write it.
+        for _ in 0..16 {
+            sink.write(&line);
+        }
+        assert!((8..=12).contains(&dropped.get()), "{}", dropped.get());
+        assert!(!sink.flush());
     }
 }

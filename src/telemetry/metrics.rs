@@ -7,6 +7,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
+use super::denials::{Denial, Denials};
+use super::readings::Readings;
+
 /// Upper bounds in seconds, from a cached answer on the same host to a report that takes its time.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
@@ -29,6 +32,10 @@ pub struct Metrics {
     announced: Arc<[Announced]>,
     /// `route`, `method`, `status`, `decision`.
     pub requests: IntCounterVec,
+    /// `route`, `reason`.
+    denials: IntCounterVec,
+    /// The last of them.
+    latest_denials: Denials,
     /// `route`.
     pub request_seconds: HistogramVec,
     /// `reason`: what was no request, or more than one.
@@ -95,6 +102,8 @@ pub struct Metrics {
     pub panics: IntCounter,
     /// Log lines that were dropped because they came faster than they could be written.
     pub log_lines_dropped: IntCounter,
+    /// The same of the file for audit events.
+    pub audit_lines_dropped: IntCounter,
     /// `grant`, `client`.
     pub tokens_issued: IntCounterVec,
     /// `endpoint`, `error` (the code of RFC 6749 section 5.2).
@@ -112,6 +121,13 @@ impl Metrics {
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let metrics = Self {
             requests: counters(&registry, "requests_total", "requests", &["route", "method", "status", "decision"]),
+            denials: counters(
+                &registry,
+                "denials_total",
+                "requests that were denied, by the reason that the log has too",
+                &["route", "reason"],
+            ),
+            latest_denials: Denials::default(),
             request_seconds: histograms(
                 &registry,
                 "request_duration_seconds",
@@ -257,6 +273,11 @@ impl Metrics {
                 "log_lines_dropped_total",
                 "log lines that could not be written in time",
             ),
+            audit_lines_dropped: counter(
+                &registry,
+                "audit_lines_dropped_total",
+                "lines that waited for the file of the audit events and were too many",
+            ),
             tokens_issued: counters(&registry, "tokens_issued_total", "access tokens issued", &["grant", "client"]),
             token_requests_refused: counters(
                 &registry,
@@ -292,6 +313,22 @@ impl Metrics {
         }
     }
 
+    /// Counts a denial and keeps it for those who look.
+    pub fn denied(&self, denial: Denial) {
+        self.denials.with_label_values(&[&*denial.route, denial.reason]).inc();
+        self.latest_denials.note(denial);
+    }
+
+    /// The refusals of the authorization server are counted by endpoint; those who look see them beside the others.
+    pub fn note_refusal(&self, refusal: Denial) {
+        self.latest_denials.note(refusal);
+    }
+
+    /// The last denials, the latest first.
+    pub fn latest_denials(&self) -> Vec<Denial> {
+        self.latest_denials.latest()
+    }
+
     pub fn tokens(&self, issuer: &str) -> TokenMetrics {
         TokenMetrics {
             verified: self.tokens_verified.with_label_values(&[issuer]),
@@ -320,6 +357,11 @@ impl Metrics {
             calls: self.introspection_calls.clone(),
             issuer: issuer.into(),
         }
+    }
+
+    /// What is counted at this moment.
+    pub fn readings(&self) -> Readings {
+        Readings(self.registry.gather())
     }
 
     /// The text that Prometheus scrapes. What has no series yet is announced all the same, so that everybody can see what
@@ -422,6 +464,10 @@ pub struct RouteMetrics {
 type Combination = (Decision, &'static str, u16);
 
 impl RouteMetrics {
+    pub fn route(&self) -> &Arc<str> {
+        &self.route
+    }
+
     pub fn count(&self, method: &http::Method, status: u16, decision: Decision) {
         let wanted = (decision, method_label(method), status);
         let known = self.resolved.read().unwrap_or_else(PoisonError::into_inner);
@@ -441,7 +487,7 @@ impl RouteMetrics {
     }
 }
 
-fn method_label(method: &http::Method) -> &'static str {
+pub fn method_label(method: &http::Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
         "HEAD" => "HEAD",

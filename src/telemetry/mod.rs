@@ -1,8 +1,10 @@
 //! What the gateway tells its operators. Imports nothing of the crate.
 
 pub mod access_log;
+pub mod denials;
 pub mod log;
 pub mod metrics;
+pub mod readings;
 
 use std::path::PathBuf;
 
@@ -13,6 +15,7 @@ pub struct Settings {
     pub level: Level,
     /// One event per request.
     pub access: bool,
+    pub access_sample: access_log::Sample,
     /// A file of its own for audit events; absent: the same stream.
     pub audit: Option<PathBuf>,
 }

@@ -135,6 +135,11 @@ impl Upstream {
         &self.settings.name
     }
 
+    /// Open now, over all workers and servers.
+    pub fn connections(&self) -> usize {
+        self.servers.iter().map(|server| server.places.taken.load(Ordering::Relaxed)).sum()
+    }
+
     pub fn dialect(&self) -> Dialect {
         self.settings.dialect
     }

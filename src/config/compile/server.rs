@@ -1,14 +1,16 @@
 //! `[server]`, `[listeners]`, `[admin]`, `[log]` and `[store]`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::diagnostic::Span;
 use super::super::model;
 use super::super::reader::{At, Field, List, Map};
-use super::super::value::{Size, Workers};
+use super::super::value::{Share, Size, Workers};
 use super::{Compiler, duration};
 use crate::net::{BaseUrl, TrustedProxies};
+use crate::telemetry::access_log::Sample;
 use crate::{admin, server, store, telemetry};
 
 const MAX_WORKERS: u64 = 1024;
@@ -277,8 +279,7 @@ impl Compiler<'_> {
     }
 
     pub(super) fn log(&mut self, field: Field<model::Log>) -> telemetry::Settings {
-        let model::Log { format, level, access, audit } = field.or_default();
-        self.not_built(&audit, "log.audit", "leave it out: audit events go to the same stream as the rest");
+        let model::Log { format, level, access, access_sample, audit } = field.or_default();
         telemetry::Settings {
             format: match format.or(model::LogFormat::Json) {
                 model::LogFormat::Json => telemetry::Format::Json,
@@ -292,8 +293,25 @@ impl Compiler<'_> {
                 model::LogLevel::Trace => telemetry::Level::Trace,
             },
             access: access.or(true),
-            audit: None,
+            access_sample: Sample::of(access_sample.or(Share(1.0)).0).unwrap_or(Sample::ALL),
+            audit: audit.given().and_then(|path| self.audit_file(&path)),
         }
+    }
+
+    /// Where a file can be written; it need not be there yet.
+    fn audit_file(&mut self, path: &At<String>) -> Option<PathBuf> {
+        let full = self.path(path);
+        let folder = full.parent().filter(|folder| *folder != Path::new(""));
+        let problem = if path.value.is_empty() || full.is_dir() {
+            "is a folder"
+        } else if folder.is_some_and(|folder| !folder.is_dir()) {
+            "is in a folder that does not exist"
+        } else {
+            return Some(full);
+        };
+        let help = format!("name a file: `{}` was looked at", full.display());
+        self.report.error(path.span, format!("`{}` {problem}", path.value), help);
+        None
     }
 
     pub(super) fn store(&mut self, field: Field<model::Store>) -> store::Settings {

@@ -338,6 +338,8 @@ impl Gateway {
         let left = [self.before.as_str(), &self.output(), &shown.join("\n")].join("\n");
         let mut leaks = secrets::found_in(left.as_bytes());
         leaks.extend(secrets::found_below(&self.dir.path().join("data")));
+        let audit = std::fs::read(self.dir.path().join("audit.log")).unwrap_or_default();
+        leaks.extend(secrets::found_in(&audit));
         assert!(leaks.is_empty(), "secrets that came out:\n  {}", leaks.join("\n  "));
     }
 }
