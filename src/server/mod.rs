@@ -5,6 +5,8 @@ mod announced;
 mod connection;
 mod deadline;
 mod framing;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod guard;
 mod stream;
 mod strict;
