@@ -6,8 +6,9 @@ pub use crate::authorization_server::fuzzing::{basic, form, redirect_uri};
 pub use crate::config::fuzzing::config;
 pub use crate::gateway::fuzzing::{request, template};
 pub use crate::jose::fuzzing::{json, jws, key_set};
-pub use crate::net::fuzzing::forwarded;
+pub use crate::net::fuzzing::{forwarded, proxy_protocol};
 pub use crate::routing::fuzzing::{host, path};
+pub use crate::server::fuzzing::framing;
 pub use crate::token::fuzzing::{bearer, claims};
 
 #[cfg(test)]
@@ -19,18 +20,20 @@ mod tests {
     type Target = fn(&[u8]);
 
     /// Every target, named as in `fuzz/Cargo.toml` and `fuzz/corpus`.
-    const TARGETS: [(&str, Target); 14] = [
+    const TARGETS: [(&str, Target); 16] = [
         ("basic", basic),
         ("bearer", bearer),
         ("claims", claims),
         ("config", config),
         ("form", form),
         ("forwarded", forwarded),
+        ("framing", framing),
         ("host", host),
         ("json", json),
         ("jws", jws),
         ("key_set", key_set),
         ("path", path),
+        ("proxy_protocol", proxy_protocol),
         ("redirect_uri", redirect_uri),
         ("request", request),
         ("template", template),

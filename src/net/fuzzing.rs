@@ -1,12 +1,15 @@
-//! What holds of the caller's address and of the forwarding headers, whatever stands in them: checked by the fuzz targets
-//! and on their corpus.
+//! What holds of the caller's address, of the forwarding headers and of the PROXY protocol, whatever stands in them:
+//! checked by the fuzz targets and on their corpus.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
+use ppp::v2::{Command, Protocol};
+use ppp::{HeaderResult, v1, v2};
 
 use super::TrustedProxies;
 use super::forwarded::{Origin, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, is_forwarding, rewrite};
+use super::proxy_protocol::{Header, parse};
 
 /// The address of a caller, and that of a gateway, that no test data trusts by chance.
 const CALLER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 77));
@@ -108,6 +111,68 @@ fn a_proxy_has_the_last_word(headers: &HeaderMap, trusted: &TrustedProxies) {
             let origin = Origin::of(proxy, false, &headers, trusted);
             assert_eq!(origin.client, CALLER, "{headers:?}");
             assert!(name != FORWARDED || origin.https, "{headers:?}");
+        }
+    }
+}
+
+/// What a connection starts with.
+pub fn proxy_protocol(data: &[u8]) {
+    // No header is longer than any of its two limits.
+    let data = &data[..data.len().min(5000)];
+    let read = read(data);
+    for at in 0..=data.len() {
+        let so_far = parse(&data[..at]);
+        match read {
+            // Each byte more brings it nearer to the one end that it has.
+            Some((length, _)) if at < length => {
+                let Ok(Header::Incomplete(missing)) = so_far else { panic!("{so_far:?} of {at} bytes of {length}") };
+                assert!((1..=length - at).contains(&missing), "{missing} more than {at} is beyond {length}");
+            }
+            Some((_, announced)) => assert_eq!(so_far, Ok(Header::Complete(announced)), "{at} bytes"),
+            None => assert!(!matches!(so_far, Ok(Header::Complete(_))), "{so_far:?} of {at} bytes, of all nothing"),
+        }
+        assert!(so_far.is_ok() || parse(data).is_err(), "what follows mends what was wrong in {at} bytes");
+    }
+    // Who is announced here is announced to others too. Where nobody is, ours takes more, as the protocol has it.
+    if let Some((_, Some(_))) = read {
+        assert_eq!(read, read_by_ppp(data));
+    }
+}
+
+/// As a reader takes it: never more than is missing. The header's length, and who is announced.
+pub(super) fn read(bytes: &[u8]) -> Option<(usize, Option<IpAddr>)> {
+    let mut taken = 0;
+    loop {
+        match parse(bytes.get(..taken)?) {
+            Ok(Header::Incomplete(missing)) => taken += missing,
+            Ok(Header::Complete(address)) => return Some((taken, address)),
+            Err(_) => return None,
+        }
+    }
+}
+
+/// The same by another's reading.
+pub(super) fn read_by_ppp(bytes: &[u8]) -> Option<(usize, Option<IpAddr>)> {
+    match HeaderResult::parse(bytes) {
+        HeaderResult::V1(header) => {
+            let header = header.ok()?;
+            let address = match header.addresses {
+                v1::Addresses::Tcp4(ip) => Some(IpAddr::from(ip.source_address)),
+                v1::Addresses::Tcp6(ip) => Some(IpAddr::from(ip.source_address)),
+                v1::Addresses::Unknown => None,
+            };
+            Some((header.header.len(), address.map(|address| address.to_canonical())))
+        }
+        HeaderResult::V2(header) => {
+            let header = header.ok()?;
+            let address = match header.addresses {
+                v2::Addresses::IPv4(ip) => Some(IpAddr::from(ip.source_address)),
+                v2::Addresses::IPv6(ip) => Some(IpAddr::from(ip.source_address)),
+                _ => None,
+            };
+            let relayed = header.command == Command::Proxy && header.protocol == Protocol::Stream;
+            let address = address.filter(|_| relayed).map(|address| address.to_canonical());
+            Some((header.as_bytes().len(), address))
         }
     }
 }

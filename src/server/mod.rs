@@ -7,6 +7,8 @@ mod certificates;
 mod connection;
 mod deadline;
 mod framing;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod guard;
 mod inherited;
 mod stream;

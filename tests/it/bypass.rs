@@ -238,6 +238,9 @@ fn class_07_two_slashes_are_no_authority() {
         "//evil.test/public/x",
         "///public/x",
         "/public//../admin",
+        "/public//x",
+        "/public//evil.test/x",
+        "/public/x//",
         "//api.test/admin/x",
         "/%2f/admin",
     ] {

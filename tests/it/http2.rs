@@ -196,6 +196,24 @@ fn class_33_requests_taken_back_one_by_one() {
 }
 
 #[test]
+fn class_33_requests_taken_back_before_they_were_looked_at() {
+    let site = Site::open();
+    let address = site.gateway.address("main");
+    let taken_back = |count: u32| {
+        let both = |n| [request(n * 2 + 1, &get("/public/x")), frame(RST_STREAM, 0, n * 2 + 1, &8u32.to_be_bytes())];
+        let mut frames = Frames::open(address);
+        assert!(settled(&mut frames));
+        // All at once, so that none is begun before it is over. Fewer by far than may be taken back in all.
+        frames.write(&(0..count).flat_map(both).flatten().collect::<Vec<u8>>()).unwrap();
+        let _may_be_over = frames.request(count * 2 + 1, &get("/public/x"));
+        frames.outcome(count * 2 + 1)
+    };
+    assert_eq!(taken_back(15), Outcome::Status(200));
+    assert_eq!(taken_back(100), Outcome::GoAway(ENHANCE_YOUR_CALM));
+    assert_eq!(site.gateway.metrics().sum("tollgate_limits_reached_total", &[("limit", "taken_back")]), 0.0);
+}
+
+#[test]
 fn class_33_answers_that_wait_for_a_window_take_bounded_memory() {
     let upstream = RecordingUpstream::scripted(|exchange| exchange.answer("200 OK", "", &vec![b'x'; 4 << 20]));
     let routes =
