@@ -528,7 +528,7 @@ table! {
         response_timeout: Interval,
         /// Kept for each server and worker. Default: 64.
         idle_connections: u64,
-        /// h2c to http://, ALPN to https://. Default: false.
+        /// h2c to http:// and unix:, ALPN to https://. Default: false.
         http2: bool,
         /// Of requests that never reached the server, or that are idempotent and have no body. Default: 1.
         retries: u64,

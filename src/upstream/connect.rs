@@ -1,17 +1,17 @@
-//! Opening a connection to one server: TCP, TLS, and the HTTP version that the two agree on.
+//! Opening a connection to one server: TCP or a Unix socket, TLS, and the HTTP version that the two agree on.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::pool::Sender;
-use super::{Settings, Slot};
-use crate::net::BaseUrl;
+use super::{ServerUrl, Settings, Slot};
 use crate::tls::TlsError;
 
 /// Bodies are read in pieces of at most this: fewer system calls for big ones, a bounded buffer for each connection.
@@ -27,22 +27,32 @@ const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Connector {
-    host: String,
-    port: u16,
+    target: Target,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     http2: bool,
 }
 
+#[derive(Debug)]
+enum Target {
+    Tcp { host: String, port: u16 },
+    Unix(PathBuf),
+}
+
 impl Connector {
-    pub(super) fn new(url: &BaseUrl, settings: &Settings) -> Result<Self, TlsError> {
+    pub(super) fn new(url: &ServerUrl, settings: &Settings) -> Result<Self, TlsError> {
+        let http2 = settings.http2;
+        let url = match url {
+            ServerUrl::Http(url) => url,
+            ServerUrl::Unix(path) => return Ok(Self { target: Target::Unix(path.clone()), tls: None, http2 }),
+        };
         let tls = if url.is_https() {
-            let protocols: &[&[u8]] = if settings.http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
+            let protocols: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
             Some((settings.tls.build(protocols)?, settings.tls.name(url.host())?))
         } else {
             None
         };
         let host = url.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { host, port: url.port(), tls, http2: settings.http2 })
+        Ok(Self { target: Target::Tcp { host, port: url.port() }, tls, http2 })
     }
 
     pub(super) fn is_tls(&self) -> bool {
@@ -51,7 +61,10 @@ impl Connector {
 
     /// Every address of the name is tried. `slot` is held for as long as the connection lives.
     pub(super) async fn connect(&self, slot: Arc<Slot>) -> io::Result<Sender> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        let stream = match &self.target {
+            Target::Tcp { host, port } => TcpStream::connect((host.as_str(), *port)).await?,
+            Target::Unix(path) => return self.handshake(UnixStream::connect(path).await?, self.http2, slot).await,
+        };
         stream.set_nodelay(true)?;
         match &self.tls {
             None => self.handshake(stream, self.http2, slot).await,

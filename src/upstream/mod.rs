@@ -5,6 +5,7 @@ mod body;
 mod connect;
 mod dialect;
 mod pool;
+mod server_url;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -18,8 +19,8 @@ use tokio::time::Instant;
 pub use body::ResponseBody;
 pub use dialect::Dialect;
 pub use pool::Pools;
+pub use server_url::ServerUrl;
 
-use crate::net::BaseUrl;
 use crate::net::body::{BodyError, BodyOutcome, RequestBody};
 use crate::policy::Permit;
 use crate::telemetry::metrics::Metrics;
@@ -29,8 +30,8 @@ use crate::tls::{self, TlsError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub name: Arc<str>,
-    /// At least one. The path of each is empty or `/`.
-    pub servers: Vec<BaseUrl>,
+    /// At least one.
+    pub servers: Vec<ServerUrl>,
     /// Per server, over all workers.
     pub connections: usize,
     pub connect_timeout: Duration,
@@ -38,7 +39,7 @@ pub struct Settings {
     pub response_timeout: Duration,
     /// Kept per server and worker.
     pub idle_connections: usize,
-    /// h2c with prior knowledge to `http://`, offered by ALPN to `https://`.
+    /// h2c with prior knowledge to `http://` and `unix:`, offered by ALPN to `https://`.
     pub http2: bool,
     /// Further tries of a request that never reached a server, or that is idempotent and has no body.
     pub retries: u32,
@@ -77,7 +78,7 @@ pub struct Upstream {
 
 #[derive(Debug)]
 struct Server {
-    url: BaseUrl,
+    url: ServerUrl,
     authority: http::HeaderValue,
     connector: connect::Connector,
     places: Arc<Places>,
@@ -103,7 +104,7 @@ struct UpstreamMetrics {
 
 impl Upstream {
     pub fn new(settings: Settings, metrics: &Metrics) -> Result<Self, TlsError> {
-        let server = |url: &BaseUrl| {
+        let server = |url: &ServerUrl| {
             Ok(Server {
                 authority: http::HeaderValue::from_str(&url.authority())
                     .map_err(|_| TlsError::ServerName(url.to_string()))?,

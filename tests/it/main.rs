@@ -55,3 +55,4 @@ mod support;
 mod threat_model;
 mod token_endpoint;
 mod upstream;
+mod upstreams_failing;
