@@ -11,6 +11,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::pool::Sender;
+use super::watched::Watched;
 use super::{ServerUrl, Settings, Slot};
 use crate::tls::TlsError;
 
@@ -81,7 +82,6 @@ impl Connector {
     where
         I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        let io = TokioIo::new(stream);
         if http2 {
             let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
@@ -89,7 +89,7 @@ impl Connector {
                 .adaptive_window(true)
                 .keep_alive_interval(KEEP_ALIVE)
                 .keep_alive_timeout(KEEP_ALIVE_ANSWER)
-                .handshake(io)
+                .handshake(TokioIo::new(stream))
                 .await
                 .map_err(io::Error::other)?;
             tokio::spawn(async move {
@@ -104,7 +104,7 @@ impl Connector {
             .max_header_size(MAX_HEAD_BYTES)
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_BUFFER_BYTES)
-            .handshake(io)
+            .handshake(TokioIo::new(Watched::new(stream, Arc::clone(&slot))))
             .await
             .map_err(io::Error::other)?;
         let counted = Arc::clone(&slot);

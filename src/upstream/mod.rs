@@ -2,12 +2,15 @@
 
 mod balance;
 mod body;
+mod budget;
 mod connect;
 mod dialect;
 mod pool;
 mod server_url;
+mod standing;
+mod watched;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -20,6 +23,10 @@ pub use body::ResponseBody;
 pub use dialect::Dialect;
 pub use pool::Pools;
 pub use server_url::ServerUrl;
+
+use balance::Choice;
+use budget::Budget;
+use standing::Standing;
 
 use crate::net::body::{BodyError, BodyOutcome, RequestBody};
 use crate::policy::Permit;
@@ -71,6 +78,7 @@ pub struct Upstream {
     servers: Vec<Server>,
     /// Where the next round-robin turn begins.
     turn: AtomicUsize,
+    budget: Budget,
     metrics: UpstreamMetrics,
     /// What the files of `settings.tls` held.
     files: Option<[u8; 32]>,
@@ -81,6 +89,7 @@ struct Server {
     url: ServerUrl,
     authority: http::HeaderValue,
     connector: connect::Connector,
+    standing: Standing,
     places: Arc<Places>,
     /// The pools of all workers, for when the last place is taken by a connection that nobody uses.
     pools: Mutex<Vec<Weak<pool::ServerPool>>>,
@@ -99,6 +108,8 @@ struct UpstreamMetrics {
     latency: Histogram,
     connects: IntCounter,
     errors: prometheus::IntCounterVec,
+    retried: IntCounter,
+    over_budget: IntCounter,
     name: Arc<str>,
 }
 
@@ -109,6 +120,7 @@ impl Upstream {
                 authority: http::HeaderValue::from_str(&url.authority())
                     .map_err(|_| TlsError::ServerName(url.to_string()))?,
                 connector: connect::Connector::new(url, &settings)?,
+                standing: Standing::new(),
                 places: Arc::default(),
                 pools: Mutex::default(),
                 url: url.clone(),
@@ -121,10 +133,13 @@ impl Upstream {
             latency: metrics.upstream_seconds.with_label_values(&[name]),
             connects: metrics.upstream_connects.with_label_values(&[name]),
             errors: metrics.upstream_errors.clone(),
+            retried: metrics.upstream_retries.with_label_values(&[name, "sent"]),
+            over_budget: metrics.upstream_retries.with_label_values(&[name, "over_budget"]),
             name: settings.name.clone(),
         };
         let files = tls::contents(settings.tls.files());
-        Ok(Self { settings, servers, turn: AtomicUsize::new(0), metrics, files })
+        let budget = Budget::new(settings.connections, metrics.requests.get());
+        Ok(Self { settings, servers, turn: AtomicUsize::new(0), budget, metrics, files })
     }
 
     /// Whether it is just what `settings` ask for, so that it may go on with its connections.
@@ -138,6 +153,43 @@ impl Upstream {
 
     pub fn dialect(&self) -> Dialect {
         self.settings.dialect
+    }
+
+    /// The servers as configured, and whether each is given requests.
+    pub fn servers(&self) -> impl Iterator<Item = (&ServerUrl, bool)> {
+        self.servers.iter().map(|server| (&server.url, !server.standing.is_out()))
+    }
+
+    fn answered(&self, choice: Choice) {
+        let server = &self.servers[choice.place];
+        if server.standing.answered(choice.trial.then(Instant::now)) {
+            let upstream = &*self.settings.name;
+            tracing::info!(event = "upstream.server_back", upstream, server = %server.url);
+        }
+    }
+
+    fn failed(&self, choice: Choice, error: &SendError) {
+        let server = &self.servers[choice.place];
+        let may_go = match error {
+            SendError::Connect { .. } | SendError::ConnectTimeout { .. } => true,
+            // Some requests break or hold up any server that they come to: whoever sends them could put out all.
+            SendError::Broken { .. } | SendError::Timeout { .. } => {
+                let out = self.servers.iter().filter(|server| server.standing.is_out()).count();
+                2 * (out + 1) <= self.servers.len()
+            }
+            SendError::Busy { .. } | SendError::RequestBody(_) => return,
+        };
+        if server.standing.failed(choice.trial, Instant::now(), || may_go) {
+            let upstream = &*self.settings.name;
+            tracing::warn!(event = "upstream.server_out", upstream, server = %server.url, reason = %error);
+        }
+    }
+
+    /// Whether there is a retry left for one more request.
+    fn may_retry(&self) -> bool {
+        let may = self.budget.spend(self.metrics.requests.get());
+        if may { &self.metrics.retried } else { &self.metrics.over_budget }.inc();
+        may
     }
 }
 
@@ -166,7 +218,7 @@ impl Pools {
         let started = Instant::now();
         let limit = outgoing.timeout.unwrap_or(upstream.settings.response_timeout);
         let body = outgoing.body.clone();
-        let mut progress = Progress { place: balance::start(upstream), shared: None };
+        let mut progress = Progress { choice: balance::first(upstream, started), shared: None };
         let result = tokio::select! {
             biased;
             result = self.attempt(index, &mut progress, outgoing) => result,
@@ -175,7 +227,11 @@ impl Pools {
                 if let Some(shared) = progress.shared {
                     shared.forget();
                 }
-                Err(SendError::Timeout { server: upstream.servers[progress.place].url.to_string(), limit })
+                let error = SendError::Timeout { server: upstream.servers[progress.choice.place].url.to_string(), limit };
+                if body.error().is_none() {
+                    upstream.failed(progress.choice, &error);
+                }
+                Err(error)
             }
         };
         upstream.metrics.latency.observe(started.elapsed().as_secs_f64());
@@ -189,7 +245,7 @@ impl Pools {
         })
     }
 
-    /// Tries servers from the place in `progress` on until one answers or the tries are used up.
+    /// Tries servers from the one in `progress` on until one answers or the tries are used up.
     async fn attempt(
         &self,
         index: usize,
@@ -197,44 +253,58 @@ impl Pools {
         outgoing: Outgoing,
     ) -> Result<Response<ResponseBody>, SendError> {
         let upstream = &self.upstreams[index];
-        let Outgoing { mut request, host_of_server, .. } = outgoing;
+        let Outgoing { mut request, host_of_server, body, .. } = outgoing;
         // What is sent again must be the same in full: only a request without a body can be kept.
         let repeatable = request.body().is_empty() && upstream.settings.retries > 0;
         let idempotent = is_idempotent(request.method());
         let mut retries_left = upstream.settings.retries;
         loop {
-            let server = &upstream.servers[progress.place];
+            let choice = progress.choice;
+            let server = &upstream.servers[choice.place];
             if host_of_server {
                 request.headers_mut().insert(http::header::HOST, server.authority.clone());
             }
             let copy = repeatable.then(|| clone_head(&request));
             progress.shared = None;
-            let error = match self.checkout(index, progress.place).await {
-                Err(error) => error,
+            let error = match self.checkout(index, choice.place).await {
+                Err(error) => {
+                    upstream.failed(choice, &error);
+                    error
+                }
                 Ok(connection) => match connection.send(request, &mut progress.shared).await {
-                    Ok(response) => return Ok(response),
+                    Ok(response) => {
+                        upstream.answered(choice);
+                        return Ok(response);
+                    }
                     Err(failure) => {
                         let source = Arc::new(failure.error);
                         let error = SendError::Broken { server: server.url.to_string(), source };
-                        request = match (failure.unsent, copy) {
-                            // The server closed a kept connection: that costs none of the tries.
-                            (Some(request), _) if failure.reused => {
-                                retries_left += 1;
-                                request
+                        let again = match (failure.unsent, copy) {
+                            // The server closed a kept connection: that says nothing of the next.
+                            (Some(unsent), _) if failure.reused => {
+                                request = unsent;
+                                continue;
                             }
-                            (Some(request), _) => request,
-                            (None, Some(copy)) if idempotent || failure.unprocessed => copy,
-                            (None, _) => return Err(error),
+                            (Some(unsent), _) => Some(unsent),
+                            (None, copy) if failure.unprocessed => copy,
+                            (None, copy) => copy.filter(|_| idempotent && !failure.heard),
                         };
+                        if !failure.unprocessed && body.error().is_none() {
+                            upstream.failed(choice, &error);
+                        }
+                        let Some(again) = again else { return Err(error) };
+                        request = again;
                         error
                     }
                 },
             };
-            if retries_left == 0 {
+            let next = balance::next(upstream, choice.place, Instant::now());
+            let unreachable = matches!(error, SendError::Connect { .. } | SendError::ConnectTimeout { .. });
+            if retries_left == 0 || (unreachable && next.place == choice.place) || !upstream.may_retry() {
                 return Err(error);
             }
             retries_left -= 1;
-            progress.place = (progress.place + 1) % upstream.servers.len();
+            progress.choice = next;
         }
     }
 }
@@ -242,8 +312,8 @@ impl Pools {
 /// How far a request has come.
 #[derive(Debug)]
 struct Progress {
-    /// Of the server that is tried.
-    place: usize,
+    /// The server that is tried.
+    choice: Choice,
     /// The connection it is on, if others use that too.
     shared: Option<pool::SharedConnection>,
 }
@@ -278,7 +348,11 @@ fn clone_head(request: &Request<RequestBody>) -> Request<RequestBody> {
 
 /// One of a server's connections; gives the place back when dropped.
 #[derive(Debug)]
-struct Slot(Arc<Places>);
+struct Slot {
+    places: Arc<Places>,
+    /// Whether the server has said anything since it was last asked.
+    heard: AtomicBool,
+}
 
 impl Slot {
     fn take(places: &Arc<Places>, limit: usize) -> Option<Self> {
@@ -286,13 +360,26 @@ impl Slot {
             .taken
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| (taken < limit).then_some(taken + 1))
             .is_ok()
-            .then(|| Self(Arc::clone(places)))
+            .then(|| Self { places: Arc::clone(places), heard: AtomicBool::new(false) })
+    }
+
+    /// From now on it counts what the server says.
+    fn listen(&self) {
+        self.heard.store(false, Ordering::Relaxed);
+    }
+
+    fn hear(&self) {
+        self.heard.store(true, Ordering::Relaxed);
+    }
+
+    fn heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::AcqRel);
-        self.0.freed.notify_one();
+        self.places.taken.fetch_sub(1, Ordering::AcqRel);
+        self.places.freed.notify_one();
     }
 }

@@ -117,6 +117,8 @@ pub(super) struct SendFailure {
     pub unsent: Option<Request<RequestBody>>,
     /// The server said that it did nothing with the request.
     pub unprocessed: bool,
+    /// The server began to answer.
+    pub heard: bool,
     pub reused: bool,
 }
 
@@ -347,9 +349,10 @@ impl Connection {
                 if request.body().size_hint().exact().is_none() {
                     request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
                 }
+                slot.listen();
                 let response = sender.try_send_request(request).await.map_err(|mut failure| {
-                    let unsent = failure.take_message();
-                    SendFailure { error: failure.into_error(), unsent, unprocessed: false, reused }
+                    let (unsent, heard) = (failure.take_message(), slot.heard());
+                    SendFailure { error: failure.into_error(), unsent, unprocessed: false, heard, reused }
                 })?;
                 let lease = Lease { sender, slot, pool: Arc::downgrade(&pool) };
                 let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -379,7 +382,7 @@ impl Connection {
                         shared.forget();
                     }
                     let unprocessed = source.is_some_and(is_unprocessed);
-                    SendFailure { error, unsent, unprocessed, reused }
+                    SendFailure { error, unsent, unprocessed, heard: false, reused }
                 })?;
                 Ok(response.map(|body| ResponseBody::new(body, None)))
             }

@@ -1,14 +1,18 @@
 //! Servers of an upstream: where they listen, which one a request goes to, and what becomes of it when one fails.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::support::h2::H2Upstream;
 use crate::support::site::OPEN;
-use crate::support::{Req, Site, Wrong};
+use crate::support::upstream::Exchange;
+use crate::support::{Conn, RecordingUpstream, Req, Site, Wrong, send, until};
 
 /// Joins two streams until either ends.
 macro_rules! join {
@@ -36,6 +40,108 @@ fn socket(path: &Path, to: SocketAddr) {
             join!(left, TcpStream::connect(to).unwrap());
         }
     });
+}
+
+/// A server that a test takes down and brings up again, at one address.
+struct Mortal {
+    upstream: RecordingUpstream,
+    address: SocketAddr,
+    listener: Mutex<Option<TcpListener>>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Mortal {
+    fn start() -> Self {
+        Self::of(RecordingUpstream::start())
+    }
+
+    fn of(upstream: RecordingUpstream) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mortal = Self { upstream, address, listener: Mutex::default(), open: Arc::default() };
+        mortal.serve(listener);
+        mortal
+    }
+
+    fn serve(&self, listener: TcpListener) {
+        *self.listener.lock().unwrap() = Some(listener.try_clone().unwrap());
+        let (open, to) = (self.open.clone(), self.upstream.address);
+        thread::spawn(move || {
+            for left in listener.incoming() {
+                let Ok(left) = left else { return };
+                let right = TcpStream::connect(to).unwrap();
+                open.lock().unwrap().extend([left.try_clone().unwrap(), right.try_clone().unwrap()]);
+                join!(left, right);
+            }
+        });
+    }
+
+    /// Ends the listener and every connection, as when the process is killed.
+    fn kill(&self) {
+        let listener = self.listener.lock().unwrap().take().expect("it lives");
+        socket2::SockRef::from(&listener).shutdown(Shutdown::Both).unwrap();
+        drop(listener);
+        for stream in self.open.lock().unwrap().drain(..) {
+            let _gone = stream.shutdown(Shutdown::Both);
+        }
+        until("nothing listens", || TcpStream::connect(self.address).is_err());
+    }
+
+    fn revive(&self) {
+        self.serve(TcpListener::bind(self.address).unwrap());
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn count(&self) -> usize {
+        self.upstream.count()
+    }
+}
+
+fn servers(servers: &[&Mortal]) -> String {
+    let urls: Vec<String> = servers.iter().map(|server| format!("\"{}\"", server.url())).collect();
+    format!("servers = [{}]", urls.join(", "))
+}
+
+fn wait_event(site: &Site, event: &str, server: &Mortal) {
+    site.gateway.wait_log(event, |line| line["event"] == event && line["server"] == server.url());
+}
+
+fn events(site: &Site, event: &str) -> usize {
+    site.gateway.output().matches(&format!("\"event\":\"{event}\"")).count()
+}
+
+fn up(site: &Site, server: &Mortal) -> f64 {
+    let labels = [("upstream", "app"), ("server", &*server.url())];
+    assert!(site.gateway.metrics().has("tollgate_upstream_server_up", &labels));
+    site.gateway.metrics().sum("tollgate_upstream_server_up", &labels)
+}
+
+/// Asks from several threads, each on a connection of its own, for as long as `meanwhile` takes. Gives how many answers
+/// of each status there were; 0: none at all.
+fn under_load(site: &Site, meanwhile: impl FnOnce(&dyn Fn() -> usize)) -> BTreeMap<u16, usize> {
+    let (address, ended, answered) = (site.gateway.address("main"), AtomicBool::new(false), AtomicUsize::new(0));
+    let statuses = Mutex::new(BTreeMap::new());
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut conn = Conn::open(address);
+                while !ended.load(Ordering::SeqCst) {
+                    let status = conn.try_send(&Req::get("/public/x")).map_or(0, |answer| answer.status);
+                    *statuses.lock().unwrap().entry(status).or_insert(0) += 1;
+                    answered.fetch_add(1, Ordering::SeqCst);
+                    if status == 0 {
+                        conn = Conn::open(address);
+                    }
+                }
+            });
+        }
+        meanwhile(&|| answered.load(Ordering::SeqCst));
+        ended.store(true, Ordering::SeqCst);
+    });
+    statuses.into_inner().unwrap()
 }
 
 // ---- Unix sockets ---------------------------------------------------------------------------------------------------
@@ -70,4 +176,129 @@ fn a_unix_socket_stands_beside_the_configuration_and_may_speak_http_2() {
     socket(&site.gateway.dir.path().join("app.sock"), server.address);
     assert_eq!(site.get("/public/x", None).status, 200);
     assert_eq!(server.requests()[0].uri, "http://localhost/public/x");
+}
+
+// ---- servers that go and come ---------------------------------------------------------------------------------------
+
+#[test]
+fn the_death_of_one_of_two_servers_costs_no_idempotent_request() {
+    let (mortal, other) = (Mortal::start(), Mortal::start());
+    let site = Site::builder().upstream_lines(&servers(&[&mortal, &other])).more(OPEN).start();
+    let statuses = under_load(&site, |answered| {
+        until("both have work", || mortal.count() > 100 && other.count() > 100);
+        mortal.kill();
+        wait_event(&site, "upstream.server_out", &mortal);
+        let before = answered();
+        until("there is more work", || answered() > before + 200);
+        assert_eq!((up(&site, &mortal), up(&site, &other)), (0.0, 1.0));
+        let alone = other.count();
+        until("the other has it", || other.count() > alone + 200);
+        mortal.revive();
+        wait_event(&site, "upstream.server_back", &mortal);
+        let back = mortal.count();
+        until("it works again", || mortal.count() > back + 20);
+        assert_eq!(up(&site, &mortal), 1.0);
+    });
+    assert_eq!(statuses.keys().collect::<Vec<_>>(), [&200], "{statuses:?}");
+    // However many requests met it.
+    assert_eq!((events(&site, "upstream.server_out"), events(&site, "upstream.server_back")), (1, 1));
+}
+
+#[test]
+fn a_server_that_fails_is_asked_no_more_and_comes_back_slowly() {
+    let (mortal, other) = (Mortal::start(), Mortal::start());
+    let lines = format!("{}\nretries = 0", servers(&[&mortal, &other]));
+    let site = Site::builder().upstream_lines(&lines).more(OPEN).start();
+    mortal.kill();
+    // What must not be sent again fails, but only until the server is out.
+    let failed = (0..40).filter(|_| site.send(&Req::post("/public/x").body("a")).status != 200).count();
+    assert!((3..=5).contains(&failed), "{failed} of 40 failed");
+    mortal.revive();
+    until("a request found it", || {
+        site.get("/public/x", None);
+        events(&site, "upstream.server_back") == 1
+    });
+    let (before, others) = (mortal.count(), other.count());
+    for _ in 0..64 {
+        assert_eq!(site.get("/public/x", None).status, 200);
+    }
+    let (share, others) = (mortal.count() - before, other.count() - others);
+    assert!((1..=16).contains(&share) && others >= 48, "{share} of 64");
+}
+
+#[test]
+fn requests_that_break_any_server_cannot_put_out_all() {
+    let poisoned = || {
+        Mortal::of(RecordingUpstream::scripted(|exchange| {
+            if exchange.request.target.ends_with("poison") {
+                return Err(io::Error::other("crash"));
+            }
+            exchange.answer("200 OK", "", b"ok")
+        }))
+    };
+    let (one, two, three) = (poisoned(), poisoned(), poisoned());
+    let site = Site::builder().upstream_lines(&servers(&[&one, &two, &three])).more(OPEN).start();
+    for _ in 0..30 {
+        assert_eq!(site.get("/public/poison", None).status, 502);
+    }
+    assert_eq!(events(&site, "upstream.server_out"), 1);
+    for _ in 0..10 {
+        assert_eq!(site.get("/public/x", None).status, 200);
+    }
+}
+
+#[test]
+fn what_a_server_began_to_answer_is_not_sent_again() {
+    let script = |exchange: &mut Exchange| {
+        let beginning: &[u8] = if exchange.request.target.ends_with("begun") { b"HTTP/1.1 2" } else { b"" };
+        exchange.keep_alive = false;
+        exchange.write(beginning)
+    };
+    let (one, two) = (RecordingUpstream::scripted(script), RecordingUpstream::scripted(script));
+    let lines = format!("servers = [\"{}\", \"{}\"]", one.url(), two.url());
+    let site = Site::builder().upstream_lines(&lines).more(OPEN).start();
+    for (path, times) in [("/public/silent", 2), ("/public/begun", 1)] {
+        let before = one.count() + two.count();
+        assert_eq!(site.get(path, None).status, 502, "{path}");
+        assert_eq!(one.count() + two.count() - before, times, "{path}");
+    }
+}
+
+#[test]
+fn retries_have_a_budget() {
+    let failing = RecordingUpstream::scripted(|exchange| {
+        exchange.keep_alive = false;
+        Ok(())
+    });
+    // As many retries as connections can be had at once, then one for every five requests.
+    let site = Site::builder().upstream(failing).upstream_lines("connections = 4").more(OPEN).start();
+    for _ in 0..50 {
+        assert_eq!(site.get("/public/x", None).status, 502);
+    }
+    let metrics = site.gateway.metrics();
+    let retries = |result| metrics.sum("tollgate_upstream_retries_total", &[("upstream", "app"), ("result", result)]);
+    assert_eq!((retries("sent"), retries("over_budget")), (13.0, 37.0));
+    assert_eq!(site.upstream.count(), 63);
+}
+
+#[test]
+fn a_reload_forgets_no_server_that_is_out_and_tells_of_none_that_is_gone() {
+    let (mortal, other) = (Mortal::start(), Mortal::start());
+    let site = Site::builder().upstream_lines(&servers(&[&mortal, &other])).more(OPEN).start();
+    mortal.kill();
+    until("it is out", || {
+        site.get("/public/x", None);
+        up(&site, &mortal) == 0.0
+    });
+    wait_event(&site, "upstream.server_out", &mortal);
+    let reload = |text: String| {
+        site.gateway.write("tollgate.toml", text);
+        assert_eq!(send(site.gateway.admin(), &Req::post("/reload").host("localhost")).status, 200);
+    };
+    let text = site.gateway.read("tollgate.toml");
+    reload(text.replace("name = \"public\"", "name = \"free\""));
+    assert_eq!((up(&site, &mortal), events(&site, "upstream.server_out")), (0.0, 1));
+    reload(text.replace(&format!("\"{}\", ", mortal.url()), ""));
+    assert!(!site.gateway.metrics().has("tollgate_upstream_server_up", &[("server", &mortal.url())]));
+    assert_eq!(up(&site, &other), 1.0);
 }
