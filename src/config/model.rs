@@ -520,7 +520,7 @@ table! {
         servers: List<String>,
         /// For each server, over all workers. Default: 1024.
         connections: u64,
-        /// Default: "round_robin".
+        /// How requests are spread over the servers. Default: "round_robin".
         balance: Balance,
         /// Default: "2s".
         connect_timeout: Interval,
@@ -542,7 +542,9 @@ table! {
 words! {
     Balance {
         RoundRobin = "round_robin",
+        /// The server with the fewest requests under way.
         LeastRequests = "least_requests",
+        /// Each caller (the token's user, else its client, else the address) has a server.
         Hash = "hash",
     }
 }

@@ -19,12 +19,13 @@ use prometheus::{Histogram, IntCounter};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+pub use balance::Balance;
 pub use body::ResponseBody;
 pub use dialect::Dialect;
 pub use pool::Pools;
 pub use server_url::ServerUrl;
 
-use balance::Choice;
+use balance::{Choice, Order, Running};
 use budget::Budget;
 use standing::Standing;
 
@@ -39,6 +40,7 @@ pub struct Settings {
     pub name: Arc<str>,
     /// At least one.
     pub servers: Vec<ServerUrl>,
+    pub balance: Balance,
     /// Per server, over all workers.
     pub connections: usize,
     pub connect_timeout: Duration,
@@ -90,6 +92,10 @@ struct Server {
     authority: http::HeaderValue,
     connector: connect::Connector,
     standing: Standing,
+    /// Of the url, for `balance = "hash"`.
+    key: u64,
+    /// Requests that are not answered to their end, for `balance = "least_requests"`.
+    running: Arc<AtomicUsize>,
     places: Arc<Places>,
     /// The pools of all workers, for when the last place is taken by a connection that nobody uses.
     pools: Mutex<Vec<Weak<pool::ServerPool>>>,
@@ -121,6 +127,8 @@ impl Upstream {
                     .map_err(|_| TlsError::ServerName(url.to_string()))?,
                 connector: connect::Connector::new(url, &settings)?,
                 standing: Standing::new(),
+                key: balance::digest(&[url.to_string().as_bytes()]),
+                running: Arc::default(),
                 places: Arc::default(),
                 pools: Mutex::default(),
                 url: url.clone(),
@@ -158,6 +166,11 @@ impl Upstream {
     /// The servers as configured, and whether each is given requests.
     pub fn servers(&self) -> impl Iterator<Item = (&ServerUrl, bool)> {
         self.servers.iter().map(|server| (&server.url, !server.standing.is_out()))
+    }
+
+    fn running(&self, choice: Choice) -> Option<Running> {
+        let counted = self.settings.balance == Balance::LeastRequests;
+        counted.then(|| Running::on(&self.servers[choice.place].running))
     }
 
     fn answered(&self, choice: Choice) {
@@ -203,6 +216,8 @@ pub struct Outgoing {
     /// From the end of the request to the response head; absent: the upstream's.
     pub timeout: Option<Duration>,
     pub body: BodyOutcome,
+    /// The caller's address.
+    pub client: std::net::IpAddr,
 }
 
 impl Pools {
@@ -210,7 +225,7 @@ impl Pools {
     pub async fn send(
         &self,
         index: usize,
-        _permit: &Permit,
+        permit: &Permit,
         outgoing: Outgoing,
     ) -> Result<Response<ResponseBody>, SendError> {
         let upstream = &self.upstreams[index];
@@ -218,7 +233,8 @@ impl Pools {
         let started = Instant::now();
         let limit = outgoing.timeout.unwrap_or(upstream.settings.response_timeout);
         let body = outgoing.body.clone();
-        let mut progress = Progress { choice: balance::first(upstream, started), shared: None };
+        let order = Order::new(upstream, permit, outgoing.client);
+        let mut progress = Progress::begin(order, upstream, started);
         let result = tokio::select! {
             biased;
             result = self.attempt(index, &mut progress, outgoing) => result,
@@ -274,7 +290,7 @@ impl Pools {
                 Ok(connection) => match connection.send(request, &mut progress.shared).await {
                     Ok(response) => {
                         upstream.answered(choice);
-                        return Ok(response);
+                        return Ok(response.map(|body| body.counted(progress.running.take())));
                     }
                     Err(failure) => {
                         let source = Arc::new(failure.error);
@@ -298,13 +314,13 @@ impl Pools {
                     }
                 },
             };
-            let next = balance::next(upstream, choice.place, Instant::now());
+            let next = progress.order.choose(upstream, Some(choice.place), Instant::now());
             let unreachable = matches!(error, SendError::Connect { .. } | SendError::ConnectTimeout { .. });
             if retries_left == 0 || (unreachable && next.place == choice.place) || !upstream.may_retry() {
                 return Err(error);
             }
             retries_left -= 1;
-            progress.choice = next;
+            progress.go_on(upstream, next);
         }
     }
 }
@@ -312,10 +328,24 @@ impl Pools {
 /// How far a request has come.
 #[derive(Debug)]
 struct Progress {
+    order: Order,
     /// The server that is tried.
     choice: Choice,
+    /// The request as one of that server's, where they are counted.
+    running: Option<Running>,
     /// The connection it is on, if others use that too.
     shared: Option<pool::SharedConnection>,
+}
+
+impl Progress {
+    fn begin(order: Order, upstream: &Upstream, now: Instant) -> Self {
+        let choice = order.choose(upstream, None, now);
+        Self { order, choice, running: upstream.running(choice), shared: None }
+    }
+
+    fn go_on(&mut self, upstream: &Upstream, choice: Choice) {
+        (self.choice, self.running) = (choice, upstream.running(choice));
+    }
 }
 
 impl SendError {

@@ -104,6 +104,11 @@ impl Standing {
         }
     }
 
+    /// Whether there is nothing about it.
+    pub(super) fn is_in(&self) -> bool {
+        self.state() == State::In
+    }
+
     pub(super) fn is_out(&self) -> bool {
         matches!(self.state(), State::Out { .. })
     }

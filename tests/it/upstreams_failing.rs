@@ -1,6 +1,6 @@
 //! Servers of an upstream: where they listen, which one a request goes to, and what becomes of it when one fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use serde_json::json;
+
 use crate::support::h2::H2Upstream;
-use crate::support::site::OPEN;
+use crate::support::site::{OPEN, SiteBuilder};
 use crate::support::upstream::Exchange;
-use crate::support::{Conn, RecordingUpstream, Req, Site, Wrong, send, until};
+use crate::support::{Conn, Gate, RecordingUpstream, Req, Response, Site, Wrong, send, until};
 
 /// Joins two streams until either ends.
 macro_rules! join {
@@ -119,6 +121,14 @@ fn up(site: &Site, server: &Mortal) -> f64 {
     site.gateway.metrics().sum("tollgate_upstream_server_up", &labels)
 }
 
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Asks from several threads, each on a connection of its own, for as long as `meanwhile` takes. Gives how many answers
 /// of each status there were; 0: none at all.
 fn under_load(site: &Site, meanwhile: impl FnOnce(&dyn Fn() -> usize)) -> BTreeMap<u16, usize> {
@@ -138,8 +148,9 @@ fn under_load(site: &Site, meanwhile: impl FnOnce(&dyn Fn() -> usize)) -> BTreeM
                 }
             });
         }
+        // Also when it panics.
+        let _end = End(&ended);
         meanwhile(&|| answered.load(Ordering::SeqCst));
-        ended.store(true, Ordering::SeqCst);
     });
     statuses.into_inner().unwrap()
 }
@@ -301,4 +312,92 @@ fn a_reload_forgets_no_server_that_is_out_and_tells_of_none_that_is_gone() {
     reload(text.replace(&format!("\"{}\", ", mortal.url()), ""));
     assert!(!site.gateway.metrics().has("tollgate_upstream_server_up", &[("server", &mortal.url())]));
     assert_eq!(up(&site, &other), 1.0);
+}
+
+// ---- which server ---------------------------------------------------------------------------------------------------
+
+/// Servers that say which of them answers, and end what is to be held when the gate opens.
+fn told_apart(n: usize, gate: &Gate) -> Vec<Mortal> {
+    let server = |n: usize| {
+        let gate = gate.clone();
+        Mortal::of(RecordingUpstream::scripted(move |exchange| {
+            let name = format!("X-Server: {n}\r\n");
+            if exchange.request.target.ends_with("hold") {
+                exchange.write(format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{name}\r\n").as_bytes())?;
+                gate.wait();
+                return exchange.write(b"ok");
+            }
+            exchange.answer("200 OK", &name, b"ok")
+        }))
+    };
+    (0..n).map(server).collect()
+}
+
+fn balanced(site: SiteBuilder, balance: &str, all: &[Mortal]) -> Site {
+    let lines = format!("{}\nbalance = \"{balance}\"", servers(&all.iter().collect::<Vec<_>>()));
+    site.upstream_lines(&lines).more(OPEN).start()
+}
+
+fn server_of(answer: &Response) -> usize {
+    assert_eq!(answer.status, 200);
+    answer.header("X-Server").expect("a server").parse().unwrap()
+}
+
+#[test]
+fn least_requests_counts_what_is_not_answered_to_its_end() {
+    let gate = Gate::default();
+    let all = told_apart(3, &gate);
+    let site = balanced(Site::builder(), "least_requests", &all);
+    let hold = || {
+        let mut conn = site.connect();
+        conn.write(Req::get("/public/hold").bytes());
+        let server = server_of(&conn.read_head().unwrap());
+        (conn, server)
+    };
+    let ((mut first, one), (second, two)) = (hold(), hold());
+    assert_ne!(one, two);
+    let free = 3 - one - two;
+    for _ in 0..12 {
+        assert_eq!(server_of(&site.get("/public/x", None)), free);
+    }
+    // One is answered, of the other the caller goes away.
+    drop(second);
+    gate.open();
+    assert_eq!(first.wire.exact(2).unwrap(), b"ok");
+    until("all are used again", || {
+        let seen: BTreeSet<usize> = (0..3).map(|_| server_of(&site.get("/public/x", None))).collect();
+        seen.len() == 3
+    });
+}
+
+#[test]
+fn by_hash_each_caller_has_a_server_and_one_that_goes_moves_its_own_alone() {
+    let all = told_apart(3, &Gate::default());
+    let site = balanced(Site::builder(), "hash", &all);
+    let tokens: Vec<String> = (0..30).map(|n| site.mint.token(&json!({"sub": format!("user{n}")}))).collect();
+    let by_user =
+        || -> Vec<usize> { tokens.iter().map(|token| server_of(&site.get("/private", Some(token)))).collect() };
+    let by_address = || -> Vec<usize> {
+        let ask =
+            |n| Conn::open_from(&format!("127.0.0.{n}"), site.gateway.address("main")).send(&Req::get("/public/x"));
+        (1..=30).map(|n| server_of(&ask(n))).collect()
+    };
+    let (users, addresses) = (by_user(), by_address());
+    for _ in 0..3 {
+        assert_eq!((by_user(), by_address()), (users.clone(), addresses.clone()));
+    }
+    for callers in [&users, &addresses] {
+        let counts = [0, 1, 2].map(|server| callers.iter().filter(|at| **at == server).count());
+        assert!(counts.iter().all(|count| *count >= 3), "{counts:?}");
+    }
+    // One user is one caller, wherever from.
+    let elsewhere =
+        |n: usize| Conn::open_from("127.0.0.99", site.gateway.address("main")).send(&Req::get("/x").bearer(&tokens[n]));
+    assert!((0..10).all(|n| server_of(&elsewhere(n)) == users[n]));
+    all[0].kill();
+    for (before, after) in [(&users, by_user()), (&addresses, by_address())] {
+        for (before, after) in before.iter().zip(after) {
+            assert!(if *before == 0 { after != 0 } else { after == *before }, "from {before} to {after}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use super::super::reader::{At, Field, List, Map};
 use super::Compiler;
 use crate::gateway::plan::RoutePlan;
 use crate::tls::ClientSettings;
-use crate::upstream::{Dialect, ServerUrl, Settings};
+use crate::upstream::{Balance, Dialect, ServerUrl, Settings};
 
 const SERVERS_HELP: &str = "name at least one: `servers = [\"http://10.0.0.5:8080\"]`";
 
@@ -50,13 +50,6 @@ impl Compiler<'_> {
             health,
             tls,
         } = at.value;
-        if let Some(other) = balance.as_ref().filter(|at| at.value != model::Balance::RoundRobin) {
-            let what = match other.value {
-                model::Balance::LeastRequests => "`balance = \"least_requests\"`",
-                _ => "`balance = \"hash\"`",
-            };
-            self.not_built_at(other.span, what, "leave `balance` out, or write `balance = \"round_robin\"`");
-        }
         self.not_built(&health, "health", "leave it out");
         let servers = servers.required(self.report, at.span, "servers", SERVERS_HELP);
         let in_clear = |at: &At<String>| at.value.starts_with("http:") || at.value.starts_with("unix:");
@@ -72,6 +65,11 @@ impl Compiler<'_> {
         Settings {
             name: name.into(),
             servers,
+            balance: match balance.or(model::Balance::RoundRobin) {
+                model::Balance::RoundRobin => Balance::RoundRobin,
+                model::Balance::LeastRequests => Balance::LeastRequests,
+                model::Balance::Hash => Balance::Hash,
+            },
             connections: self.size_of_queue(connections, "connections", 1024, 1_000_000),
             connect_timeout: self.interval(connect_timeout, "connect_timeout", Duration::from_secs(2)),
             response_timeout: self.interval(response_timeout, "response_timeout", Duration::from_secs(30)),
