@@ -69,31 +69,33 @@ impl Order {
         }
     }
 
-    /// The server to go to, or to go on to after the one at `failed`; that again if no other takes the request.
-    pub(super) fn choose(self, upstream: &Upstream, failed: Option<usize>, now: Instant) -> Choice {
+    /// The server to go to, or to go on to after the one at `failed`; that again if no other takes the request. None if
+    /// all are out.
+    pub(super) fn choose(self, upstream: &Upstream, failed: Option<usize>, now: Instant) -> Option<Choice> {
         let servers = &upstream.servers;
         if failed.is_none() && (self.balance == Balance::RoundRobin || servers.len() == 1) {
             // The ordinary case: no order is needed to find the first.
             let place = self.turn % servers.len();
             if servers[place].standing.is_in() {
-                return Choice { place, trial: false };
+                return Some(Choice { place, trial: false });
             }
         }
-        let (mut last, mut spared, mut first) = (None, None, None);
+        let (mut last, mut spared) = (None, None);
         for _ in 0..servers.len() {
             let others = (0..servers.len()).filter(|place| Some(*place) != failed);
             let ranked = others.map(|place| self.rank(upstream, place));
             let Some(next) = ranked.filter(|rank| last.is_none_or(|last| *rank > last)).min() else { break };
             let place = next.2;
             match servers[place].standing.admits(now, self.lot(servers.len())) {
-                Admission::Yes => return Choice { place, trial: false },
-                Admission::Trial => return Choice { place, trial: true },
+                Admission::Yes => return Some(Choice { place, trial: false }),
+                Admission::Trial => return Some(Choice { place, trial: true }),
                 Admission::Spared => spared = spared.or(Some(place)),
-                Admission::Out => first = first.or(Some(place)),
+                Admission::Out => {}
             }
             last = Some(next);
         }
-        Choice { place: spared.or(failed).or(first).unwrap_or(0), trial: false }
+        let again = failed.filter(|failed| !servers[*failed].standing.is_out());
+        spared.or(again).map(|place| Choice { place, trial: false })
     }
 
     /// The lowest comes first. The last part is the server's place, so that no two are the same.

@@ -69,6 +69,8 @@ pub enum SendError {
     Broken { server: String, source: Arc<hyper::Error> },
     #[error("no answer of {server} within {limit:?}")]
     Timeout { server: String, limit: Duration },
+    #[error("all servers of {upstream} are out")]
+    NoServer { upstream: Arc<str> },
     #[error("{0}")]
     RequestBody(BodyError),
 }
@@ -190,7 +192,7 @@ impl Upstream {
                 let out = self.servers.iter().filter(|server| server.standing.is_out()).count();
                 2 * (out + 1) <= self.servers.len()
             }
-            SendError::Busy { .. } | SendError::RequestBody(_) => return,
+            SendError::Busy { .. } | SendError::NoServer { .. } | SendError::RequestBody(_) => return,
         };
         if server.standing.failed(choice.trial, Instant::now(), || may_go) {
             let upstream = &*self.settings.name;
@@ -234,7 +236,13 @@ impl Pools {
         let limit = outgoing.timeout.unwrap_or(upstream.settings.response_timeout);
         let body = outgoing.body.clone();
         let order = Order::new(upstream, permit, outgoing.client);
-        let mut progress = Progress::begin(order, upstream, started);
+        let Some(choice) = order.choose(upstream, None, started) else {
+            // Nobody waits for what is known to fail; one request at a time finds out when it does not.
+            let error = SendError::NoServer { upstream: Arc::clone(upstream.name()) };
+            upstream.metrics.errors.with_label_values(&[&*upstream.metrics.name, error.kind()]).inc();
+            return Err(error);
+        };
+        let mut progress = Progress { order, choice, running: upstream.running(choice), shared: None };
         let result = tokio::select! {
             biased;
             result = self.attempt(index, &mut progress, outgoing) => result,
@@ -284,7 +292,10 @@ impl Pools {
             progress.shared = None;
             let error = match self.checkout(index, choice.place).await {
                 Err(error) => {
-                    upstream.failed(choice, &error);
+                    // Else it was counted when the connection failed: once, however many wait for it.
+                    if choice.trial {
+                        upstream.failed(choice, &error);
+                    }
                     error
                 }
                 Ok(connection) => match connection.send(request, &mut progress.shared).await {
@@ -316,11 +327,11 @@ impl Pools {
             };
             let next = progress.order.choose(upstream, Some(choice.place), Instant::now());
             let unreachable = matches!(error, SendError::Connect { .. } | SendError::ConnectTimeout { .. });
-            if retries_left == 0 || (unreachable && next.place == choice.place) || !upstream.may_retry() {
-                return Err(error);
-            }
+            // What cannot be reached is not to be reached at once.
+            let next = next.filter(|next| !unreachable || next.place != choice.place);
+            let Some(next) = next.filter(|_| retries_left > 0 && upstream.may_retry()) else { return Err(error) };
             retries_left -= 1;
-            progress.go_on(upstream, next);
+            (progress.choice, progress.running) = (next, upstream.running(next));
         }
     }
 }
@@ -337,17 +348,6 @@ struct Progress {
     shared: Option<pool::SharedConnection>,
 }
 
-impl Progress {
-    fn begin(order: Order, upstream: &Upstream, now: Instant) -> Self {
-        let choice = order.choose(upstream, None, now);
-        Self { order, choice, running: upstream.running(choice), shared: None }
-    }
-
-    fn go_on(&mut self, upstream: &Upstream, choice: Choice) {
-        (self.choice, self.running) = (choice, upstream.running(choice));
-    }
-}
-
 impl SendError {
     /// For metric labels.
     pub fn kind(&self) -> &'static str {
@@ -357,6 +357,7 @@ impl SendError {
             Self::Busy { .. } => "busy",
             Self::Broken { .. } => "broken",
             Self::Timeout { .. } => "timeout",
+            Self::NoServer { .. } => "no_server",
             Self::RequestBody(_) => "request_body",
         }
     }

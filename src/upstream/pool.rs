@@ -12,6 +12,7 @@ use hyper::client::conn::{http1, http2};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::balance::Choice;
 use super::{ResponseBody, SendError, Slot, Upstream};
 use crate::net::body::RequestBody;
 
@@ -238,11 +239,13 @@ async fn connect(upstream: &Upstream, place: usize) -> Result<Sender, SendError>
     };
     let slot = slot.ok_or_else(|| SendError::Busy { server: server.url.to_string(), limit })?;
     upstream.metrics.connects.inc();
-    match tokio::time::timeout(timeout, server.connector.connect(Arc::new(slot))).await {
-        Ok(Ok(sender)) => Ok(sender),
-        Ok(Err(source)) => Err(SendError::Connect { server: server.url.to_string(), source: Arc::new(source) }),
-        Err(_) => Err(SendError::ConnectTimeout { server: server.url.to_string(), limit: timeout }),
-    }
+    let error = match tokio::time::timeout(timeout, server.connector.connect(Arc::new(slot))).await {
+        Ok(Ok(sender)) => return Ok(sender),
+        Ok(Err(source)) => SendError::Connect { server: server.url.to_string(), source: Arc::new(source) },
+        Err(_) => SendError::ConnectTimeout { server: server.url.to_string(), limit: timeout },
+    };
+    upstream.failed(Choice { place, trial: false }, &error);
+    Err(error)
 }
 
 /// Takes the place of a connection that waits unused in the pool of another worker, if there is one.

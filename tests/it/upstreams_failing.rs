@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -400,4 +401,73 @@ fn by_hash_each_caller_has_a_server_and_one_that_goes_moves_its_own_alone() {
             assert!(if *before == 0 { after != 0 } else { after == *before }, "from {before} to {after}");
         }
     }
+}
+
+// ---- when none is left ----------------------------------------------------------------------------------------------
+
+/// An address at which connections are neither taken nor refused, for as long as this lives.
+struct Silent {
+    address: SocketAddr,
+    _parts: (socket2::Socket, Vec<TcpStream>),
+}
+
+impl Silent {
+    fn new() -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(300)).ok();
+        let waiting = std::iter::from_fn(connect).take(100).collect();
+        Self { address, _parts: (socket, waiting) }
+    }
+}
+
+#[test]
+fn nobody_waits_for_an_upstream_that_is_known_to_be_down() {
+    let silent = Silent::new();
+    let lines = format!("servers = [\"http://{}\"]\nconnect_timeout = \"300ms\"", silent.address);
+    let site = Site::builder().upstream_lines(&lines).more(OPEN).start();
+    let statuses: Vec<u16> = (0..60).map(|_| site.get("/public/x", None).status).collect();
+    // One now and then finds out whether it is back.
+    let waited = statuses.iter().filter(|status| **status == 504).count();
+    assert!(statuses.iter().all(|status| [503, 504].contains(status)), "{statuses:?}");
+    assert!(statuses[..3] == [504; 3] && waited <= 8, "{waited} of 60 waited");
+    until("an answer at once", || {
+        let answer = site.get("/public/x", None);
+        answer.status == 503 && answer.header("Retry-After") == Some("1")
+    });
+    let metrics = site.gateway.metrics();
+    assert!(metrics.sum("tollgate_upstream_errors_total", &[("kind", "no_server")]) >= 50.0, "{}", metrics.text);
+    assert_eq!(metrics.sum("tollgate_upstream_server_up", &[]), 0.0);
+}
+
+#[test]
+fn one_request_at_a_time_tries_an_upstream_that_was_down() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let mortal = Mortal::of(RecordingUpstream::scripted(move |exchange| {
+        held.wait();
+        exchange.answer("200 OK", "", b"ok")
+    }));
+    let site = Site::builder().upstream_lines(&servers(&[&mortal])).more(OPEN).start();
+    mortal.kill();
+    until("it is out", || site.get("/public/x", None).status == 503);
+    mortal.revive();
+    let statuses: Vec<u16> = thread::scope(|scope| {
+        let ask = || scope.spawn(|| site.get("/public/x", None).status);
+        let mut asked = Vec::new();
+        while mortal.count() == 0 {
+            asked.push(ask());
+            thread::sleep(Duration::from_millis(20));
+        }
+        let more: Vec<_> = (0..10).map(|_| ask()).collect();
+        let more: Vec<u16> = more.into_iter().map(|asked| asked.join().unwrap()).collect();
+        assert_eq!((more, mortal.count()), (vec![503; 10], 1));
+        gate.open();
+        asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+    });
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1, "{statuses:?}");
+    wait_event(&site, "upstream.server_back", &mortal);
+    assert_eq!(site.get("/public/x", None).status, 200);
 }
