@@ -534,6 +534,7 @@ table! {
         retries: u64,
         /// Refuses more spellings of a path. Default: "generic".
         dialect: Dialect,
+        /// Checks of each server; one that fails three in a row is out until two have succeeded. Default: none.
         health: Health,
         tls: UpstreamTls,
     }
@@ -559,8 +560,11 @@ words! {
 }
 
 table! {
+    #[schemars(extend("required" = ["path"]))]
     Health, "a table" {
+        /// What to GET from each server; 2xx says that it is well.
         path: String,
+        /// Between two checks. Default: "5s".
         interval: Interval,
     }
 }

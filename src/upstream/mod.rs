@@ -5,6 +5,7 @@ mod body;
 mod budget;
 mod connect;
 mod dialect;
+mod health;
 mod pool;
 mod server_url;
 mod standing;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 pub use balance::Balance;
 pub use body::ResponseBody;
 pub use dialect::Dialect;
+pub use health::Health;
 pub use pool::Pools;
 pub use server_url::ServerUrl;
 
@@ -53,6 +55,7 @@ pub struct Settings {
     /// Further tries of a request that never reached a server, or that is idempotent and has no body.
     pub retries: u32,
     pub dialect: Dialect,
+    pub health: Option<Health>,
     pub tls: crate::tls::ClientSettings,
 }
 
@@ -157,6 +160,12 @@ impl Upstream {
         self.settings == *settings && self.files == tls::contents(settings.tls.files())
     }
 
+    /// What goes on beside traffic for as long as the upstream lives.
+    pub fn upkeep(self: &Arc<Self>) -> impl Iterator<Item = impl Future<Output = ()> + Send + 'static> {
+        let checked = if self.settings.health.is_some() { self.servers.len() } else { 0 };
+        (0..checked).map(|place| health::watch(Arc::downgrade(self), place))
+    }
+
     pub fn name(&self) -> &Arc<str> {
         &self.settings.name
     }
@@ -178,9 +187,31 @@ impl Upstream {
     fn answered(&self, choice: Choice) {
         let server = &self.servers[choice.place];
         if server.standing.answered(choice.trial.then(Instant::now)) {
-            let upstream = &*self.settings.name;
-            tracing::info!(event = "upstream.server_back", upstream, server = %server.url);
+            self.is_back(server);
         }
+    }
+
+    fn is_well(&self, place: usize) {
+        let server = &self.servers[place];
+        if server.standing.is_well(Instant::now()) {
+            self.is_back(server);
+        }
+    }
+
+    fn is_ill(&self, place: usize, reason: &str) {
+        let server = &self.servers[place];
+        if server.standing.is_ill() {
+            self.is_gone(server, reason);
+        }
+    }
+
+    fn is_back(&self, server: &Server) {
+        tracing::info!(event = "upstream.server_back", upstream = &*self.settings.name, server = %server.url);
+    }
+
+    fn is_gone(&self, server: &Server, reason: &str) {
+        let upstream = &*self.settings.name;
+        tracing::warn!(event = "upstream.server_out", upstream, server = %server.url, reason);
     }
 
     fn failed(&self, choice: Choice, error: &SendError) {
@@ -195,8 +226,7 @@ impl Upstream {
             SendError::Busy { .. } | SendError::NoServer { .. } | SendError::RequestBody(_) => return,
         };
         if server.standing.failed(choice.trial, Instant::now(), || may_go) {
-            let upstream = &*self.settings.name;
-            tracing::warn!(event = "upstream.server_out", upstream, server = %server.url, reason = %error);
+            self.is_gone(server, &error.to_string());
         }
     }
 

@@ -400,7 +400,7 @@ fn is_unprocessed(error: &h2::Error) -> bool {
 }
 
 /// HTTP/2 wants the authority in the target instead of `Host`.
-fn to_http2(request: &mut Request<RequestBody>, tls: bool) {
+pub(super) fn to_http2(request: &mut Request<RequestBody>, tls: bool) {
     *request.version_mut() = http::Version::HTTP_2;
     let host = request.headers_mut().remove(http::header::HOST);
     let mut parts = std::mem::take(request.uri_mut()).into_parts();

@@ -37,8 +37,14 @@ pub(super) struct Standing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     In,
-    Out { until: u64 },
-    Back { since: u64 },
+    /// By its health checks, which alone bring it back.
+    Ill,
+    Out {
+        until: u64,
+    },
+    Back {
+        since: u64,
+    },
 }
 
 /// What a server says to one more request.
@@ -56,6 +62,7 @@ impl State {
     fn word(self) -> u64 {
         match self {
             Self::In => 0,
+            Self::Ill => u64::MAX,
             Self::Out { until } => until << 1 | 1,
             Self::Back { since } => since << 1,
         }
@@ -64,6 +71,7 @@ impl State {
     fn of(word: u64) -> Self {
         match (word, word & 1) {
             (0, _) => Self::In,
+            (u64::MAX, _) => Self::Ill,
             (_, 1) => Self::Out { until: word >> 1 },
             _ => Self::Back { since: word >> 1 },
         }
@@ -85,6 +93,7 @@ impl Standing {
         let now = self.millis(now);
         match state {
             State::In => Admission::Yes,
+            State::Ill => Admission::Out,
             State::Back { since } => {
                 let elapsed = now.saturating_sub(since);
                 if elapsed >= millis(RETURN) {
@@ -110,7 +119,7 @@ impl Standing {
     }
 
     pub(super) fn is_out(&self) -> bool {
-        matches!(self.state(), State::Out { .. })
+        matches!(self.state(), State::Out { .. } | State::Ill)
     }
 
     /// Notes an answer, whatever it says; `trial`: when, if it is that of a trial. True if the server is back with it.
@@ -121,18 +130,30 @@ impl Standing {
         trial.is_some_and(|now| self.returns(now))
     }
 
-    /// Takes the server back in. False if it was not out.
+    /// Takes a server back in that is out by its failures. False if it is not.
     fn returns(&self, now: Instant) -> bool {
         let state = self.state();
         matches!(state, State::Out { .. }) && self.change(state, State::Back { since: self.millis(now) })
     }
 
+    /// Has it out until it is well. True if it was not out.
+    pub(super) fn is_ill(&self) -> bool {
+        let before = State::of(self.state.swap(State::Ill.word(), Ordering::Relaxed));
+        matches!(before, State::In | State::Back { .. })
+    }
+
+    /// Takes it back in, whatever it was out for. True if it was out.
+    pub(super) fn is_well(&self, now: Instant) -> bool {
+        let state = self.state();
+        self.is_out() && self.change(state, State::Back { since: self.millis(now) })
+    }
+
     /// Notes a failure. `may_go`: whether the server may go out for it, asked only when it would. True if it went.
     pub(super) fn failed(&self, trial: bool, now: Instant, may_go: impl FnOnce() -> bool) -> bool {
         let state = self.state();
-        let was_out = matches!(state, State::Out { .. });
+        let was_out = matches!(state, State::Out { .. } | State::Ill);
         // Of those that were on their way when the server went out, each fails now.
-        if was_out && !trial {
+        if state == State::Ill || (was_out && !trial) {
             return false;
         }
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);

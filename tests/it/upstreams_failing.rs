@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -470,4 +470,103 @@ fn one_request_at_a_time_tries_an_upstream_that_was_down() {
     assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1, "{statuses:?}");
     wait_event(&site, "upstream.server_back", &mortal);
     assert_eq!(site.get("/public/x", None).status, 200);
+}
+
+// ---- health checks --------------------------------------------------------------------------------------------------
+
+/// A server whose health is what a test says: a status, or 0 for no answer at all.
+fn checked(health: &Arc<AtomicUsize>) -> Mortal {
+    let health = health.clone();
+    Mortal::of(RecordingUpstream::scripted(move |exchange| {
+        match (exchange.request.target.as_str(), health.load(Ordering::SeqCst)) {
+            ("/healthy?deep=1", 0) => exchange.wait_for_close(),
+            ("/healthy?deep=1", status) => exchange.answer(&format!("{status} X"), "", b""),
+            _ => exchange.answer("200 OK", "", b"ok"),
+        }
+    }))
+}
+
+fn requests(server: &Mortal) -> usize {
+    server.upstream.requests().iter().filter(|request| request.target != "/healthy?deep=1").count()
+}
+
+const CHECKS: &str = "health = { path = \"/healthy?deep=1\", interval = \"100ms\" }";
+
+#[test]
+fn servers_that_are_not_well_are_given_no_requests_until_they_are() {
+    let mut wrong = Wrong::default();
+    for (ill, reason) in
+        [(503, "the answer was 503 Service Unavailable"), (302, "the answer was 302 Found"), (0, "no answer within 1s")]
+    {
+        let health = Arc::new(AtomicUsize::new(204));
+        let (mortal, other) = (checked(&health), checked(&Arc::new(AtomicUsize::new(200))));
+        let lines = format!("{}\n{CHECKS}", servers(&[&mortal, &other]));
+        let site = Site::builder().upstream_lines(&lines).more(OPEN).start();
+        until("both are asked", || mortal.count() > 3 && other.count() > 3);
+        let check = mortal.upstream.requests().remove(0);
+        wrong.eq((ill, "Host"), check.header("Host"), Some(&*mortal.address.to_string()));
+        wrong.eq((ill, "method"), &*check.method, "GET");
+        wrong.eq((ill, "of the caller's"), (check.has("Authorization"), check.has("X-Request-Id")), (false, false));
+        wrong.eq((ill, "up"), up(&site, &mortal), 1.0);
+        health.store(ill, Ordering::SeqCst);
+        let event = site.gateway.wait_log("it is out", |line| line["event"] == "upstream.server_out");
+        wrong.eq((ill, "server"), event["server"].as_str(), Some(&*mortal.url()));
+        wrong.eq((ill, "reason"), event["reason"].as_str(), Some(reason));
+        wrong.eq((ill, "up"), up(&site, &mortal), 0.0);
+        let before = requests(&mortal);
+        for _ in 0..20 {
+            wrong.eq((ill, "meanwhile"), site.get("/public/x", None).status, 200);
+        }
+        wrong.eq((ill, "requests"), requests(&mortal), before);
+        health.store(200, Ordering::SeqCst);
+        wait_event(&site, "upstream.server_back", &mortal);
+        until("it is used again", || {
+            site.get("/public/x", None);
+            requests(&mortal) > before
+        });
+        wrong.eq((ill, "told"), (events(&site, "upstream.server_out"), events(&site, "upstream.server_back")), (1, 1));
+    }
+    wrong.done();
+}
+
+#[test]
+fn when_no_server_is_well_callers_are_told_at_once_and_the_gateway_is_still_ready() {
+    let health = Arc::new(AtomicUsize::new(200));
+    let (one, two) = (checked(&health), checked(&health));
+    let lines = format!("{}\n{CHECKS}", servers(&[&one, &two]));
+    let site = Site::builder().upstream_lines(&lines).more(OPEN).start();
+    health.store(500, Ordering::SeqCst);
+    until("both are out", || site.get("/public/x", None).status == 503);
+    let asked = requests(&one) + requests(&two);
+    for _ in 0..20 {
+        let answer = site.get("/public/x", None);
+        assert_eq!((answer.status, answer.header("Retry-After")), (503, Some("1")));
+    }
+    assert_eq!(requests(&one) + requests(&two), asked);
+    assert_eq!(site.gateway.ask_admin("/readyz").status, 200);
+    health.store(200, Ordering::SeqCst);
+    until("they are back", || site.get("/public/x", None).status == 200);
+}
+
+#[test]
+fn checks_bring_back_what_requests_put_out_and_go_on_after_a_reload_once() {
+    let (mortal, other) = (checked(&Arc::new(AtomicUsize::new(200))), checked(&Arc::new(AtomicUsize::new(200))));
+    // Two workers and a reload: still one check at a time.
+    let lines = format!("{}\n{}", servers(&[&mortal, &other]), CHECKS.replace("100ms", "1s"));
+    let site = Site::builder().upstream_lines(&lines).more(OPEN).start();
+    until("it is asked", || mortal.count() > 0);
+    let text = site.gateway.read("tollgate.toml").replace("name = \"public\"", "name = \"free\"");
+    site.gateway.write("tollgate.toml", text);
+    assert_eq!(send(site.gateway.admin(), &Req::post("/reload").host("localhost")).status, 200);
+    let (began, before) = (Instant::now(), mortal.count());
+    until("it is asked again", || mortal.count() >= before + 3);
+    assert!(began.elapsed() > Duration::from_millis(1900), "{:?}", began.elapsed());
+    mortal.kill();
+    until("it is out", || {
+        site.get("/public/x", None);
+        up(&site, &mortal) == 0.0
+    });
+    mortal.revive();
+    // Without a request.
+    until("it is back", || up(&site, &mortal) == 1.0);
 }

@@ -7,7 +7,7 @@ use super::super::reader::{At, Field, List, Map};
 use super::Compiler;
 use crate::gateway::plan::RoutePlan;
 use crate::tls::ClientSettings;
-use crate::upstream::{Balance, Dialect, ServerUrl, Settings};
+use crate::upstream::{Balance, Dialect, Health, ServerUrl, Settings};
 
 const SERVERS_HELP: &str = "name at least one: `servers = [\"http://10.0.0.5:8080\"]`";
 
@@ -50,7 +50,6 @@ impl Compiler<'_> {
             health,
             tls,
         } = at.value;
-        self.not_built(&health, "health", "leave it out");
         let servers = servers.required(self.report, at.span, "servers", SERVERS_HELP);
         let in_clear = |at: &At<String>| at.value.starts_with("http:") || at.value.starts_with("unix:");
         let all_clear = servers.as_ref().is_some_and(|list| list.value.items.iter().all(in_clear));
@@ -83,8 +82,24 @@ impl Compiler<'_> {
                 model::Dialect::Iis => Dialect::Iis,
                 model::Dialect::Php => Dialect::Php,
             },
+            health: health.given().and_then(|at| self.health(at)),
             tls: tls.given().map(|at| self.client_tls(at.value)).unwrap_or_default(),
         }
+    }
+
+    fn health(&mut self, at: At<model::Health>) -> Option<Health> {
+        let model::Health { path, interval } = at.value;
+        let interval = self.interval(interval, "interval", Duration::from_secs(5));
+        let path = path.required(self.report, at.span, "path", "write what to ask: `path = \"/health\"`")?;
+        let parsed = path.value.parse().ok().filter(|_| path.value.starts_with('/') && !path.value.contains('#'));
+        if parsed.is_none() {
+            self.report.error(
+                path.span,
+                format!("`{}` is not a path to ask for", path.value.escape_debug()),
+                "begin it with `/`, without a host: `path = \"/health\"`",
+            );
+        }
+        Some(Health { path: parsed?, interval })
     }
 
     fn servers(&mut self, list: At<List<String>>) -> Vec<ServerUrl> {
