@@ -11,6 +11,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::pool::Sender;
+use super::resolve::Name;
 use super::watched::Watched;
 use super::{ServerUrl, Settings, Slot};
 use crate::tls::TlsError;
@@ -35,7 +36,8 @@ pub(super) struct Connector {
 
 #[derive(Debug)]
 enum Target {
-    Tcp { host: String, port: u16 },
+    /// With the time that a connection may take.
+    Tcp(Name, Duration),
     Unix(PathBuf),
 }
 
@@ -53,17 +55,22 @@ impl Connector {
             None
         };
         let host = url.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { target: Target::Tcp { host, port: url.port() }, tls, http2 })
+        Ok(Self { target: Target::Tcp(Name::new(host, url.port()), settings.connect_timeout), tls, http2 })
     }
 
     pub(super) fn is_tls(&self) -> bool {
         self.tls.is_some()
     }
 
+    /// Whether the name may come to mean other addresses, so that connections do not stay for ever.
+    pub(super) fn is_named(&self) -> bool {
+        matches!(&self.target, Target::Tcp(name, _) if !name.is_address())
+    }
+
     /// Every address of the name is tried. `slot` is held for as long as the connection lives.
     pub(super) async fn connect(&self, slot: Arc<Slot>) -> io::Result<Sender> {
         let stream = match &self.target {
-            Target::Tcp { host, port } => TcpStream::connect((host.as_str(), *port)).await?,
+            Target::Tcp(name, limit) => reach(name, *limit).await?,
             Target::Unix(path) => return self.handshake(UnixStream::connect(path).await?, self.http2, slot).await,
         };
         stream.set_nodelay(true)?;
@@ -115,5 +122,51 @@ impl Connector {
             }
         });
         Ok(Sender::Http1(sender, slot))
+    }
+}
+
+/// Connects to the first of a name's addresses that takes it. One that does not answer leaves time for the others.
+async fn reach(name: &Name, limit: Duration) -> io::Result<TcpStream> {
+    let addresses = name.addresses().await?;
+    let share = limit / u32::try_from(addresses.len()).unwrap_or(1);
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in &addresses {
+        if addresses.len() == 1 {
+            return TcpStream::connect(address).await;
+        }
+        match tokio::time::timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(elapsed) => last = elapsed.into(),
+        }
+    }
+    Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_addresses_of_a_name_are_used_and_dead_ones_are_passed_over() {
+        let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = first.local_addr().unwrap().port();
+        let second = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
+        let addresses: Vec<SocketAddr> = [1, 2].map(|last| SocketAddr::from(([127, 0, 0, last], port))).into();
+        let name = Name::known(addresses.clone());
+        let reached = async || reach(&name, Duration::from_secs(2)).await.unwrap().peer_addr().unwrap();
+        for n in 0..4 {
+            assert_eq!(reached().await, addresses[n % 2]);
+        }
+        drop(second);
+        for _ in 0..4 {
+            assert_eq!(reached().await, addresses[0]);
+        }
+        drop(first);
+        assert!(reach(&name, Duration::from_secs(2)).await.is_err());
     }
 }

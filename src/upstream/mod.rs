@@ -7,6 +7,7 @@ mod connect;
 mod dialect;
 mod health;
 mod pool;
+mod resolve;
 mod server_url;
 mod standing;
 mod watched;
@@ -413,6 +414,7 @@ struct Slot {
     places: Arc<Places>,
     /// Whether the server has said anything since it was last asked.
     heard: AtomicBool,
+    since: Instant,
 }
 
 impl Slot {
@@ -421,7 +423,7 @@ impl Slot {
             .taken
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| (taken < limit).then_some(taken + 1))
             .is_ok()
-            .then(|| Self { places: Arc::clone(places), heard: AtomicBool::new(false) })
+            .then(|| Self { places: Arc::clone(places), heard: AtomicBool::new(false), since: Instant::now() })
     }
 
     /// From now on it counts what the server says.

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::balance::Choice;
+use super::resolve::RENEWAL;
 use super::{ResponseBody, SendError, Slot, Upstream};
 use crate::net::body::RequestBody;
 
@@ -35,6 +36,8 @@ pub(super) struct ServerPool {
     idle: Mutex<Vec<Idle>>,
     keep: usize,
     tls: bool,
+    /// Connections are renewed: the server's name may come to mean other addresses.
+    named: bool,
     shared: Mutex<Shared>,
 }
 
@@ -54,6 +57,7 @@ enum SharedState {
     Open {
         sender: http2::SendRequest<RequestBody>,
         generation: u64,
+        since: Instant,
     },
     /// The server chose HTTP/1.1 when it was last asked: each request has a connection of its own.
     Http1,
@@ -130,7 +134,8 @@ impl Pools {
             let keep = upstream.settings.idle_connections;
             let pool = |server: &super::Server| {
                 let tls = server.connector.is_tls();
-                let pool = Arc::new(ServerPool { keep, tls, ..ServerPool::default() });
+                let named = server.connector.is_named();
+                let pool = Arc::new(ServerPool { keep, tls, named, ..ServerPool::default() });
                 server.pools.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&pool));
                 pool
             };
@@ -171,7 +176,7 @@ impl Pools {
         let mut dial = {
             let mut shared = pool.shared();
             match &shared.state {
-                SharedState::Open { sender, generation } if !sender.is_closed() => {
+                SharedState::Open { sender, generation, since } if !sender.is_closed() && !pool.is_old(*since) => {
                     return Ok(connection(Sender::Http2(sender.clone()), *generation, true));
                 }
                 SharedState::Http1 => None,
@@ -285,8 +290,12 @@ impl ServerPool {
         let mut shared = self.shared();
         shared.generations += 1;
         let generation = shared.generations;
-        shared.state = SharedState::Open { sender: sender.clone(), generation };
+        shared.state = SharedState::Open { sender: sender.clone(), generation, since: Instant::now() };
         generation
+    }
+
+    fn is_old(&self, since: Instant) -> bool {
+        self.named && since.elapsed() >= RENEWAL
     }
 
     fn take(&self) -> Option<Sender> {
@@ -303,7 +312,7 @@ impl ServerPool {
 
     fn give_back(&self, sender: http1::SendRequest<RequestBody>, slot: &Arc<Slot>) {
         let mut idle = self.lock();
-        if idle.len() < self.keep {
+        if idle.len() < self.keep && !self.is_old(slot.since) {
             idle.push(Idle { sender, slot: Arc::downgrade(slot), since: Instant::now() });
         }
     }
@@ -411,4 +420,22 @@ pub(super) fn to_http2(request: &mut Request<RequestBody>, tls: bool) {
         (Some(_), false) => Some(Scheme::HTTP),
     };
     *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_to_a_name_are_renewed_and_those_to_an_address_are_kept() {
+        for (named, age, kept) in [(true, RENEWAL / 2, 1), (true, RENEWAL, 0), (false, RENEWAL * 9, 1)] {
+            let pool = ServerPool { keep: 9, named, ..ServerPool::default() };
+            let slot = Arc::new(Slot::take(&Arc::default(), 1).unwrap());
+            let (ours, _theirs) = tokio::io::duplex(1);
+            let (sender, _connection) = http1::handshake(hyper_util::rt::TokioIo::new(ours)).await.unwrap();
+            tokio::time::advance(age).await;
+            pool.give_back(sender, &slot);
+            assert_eq!(pool.lock().len(), kept, "{named} {age:?}");
+        }
+    }
 }
