@@ -522,7 +522,7 @@ table! {
         servers: List<String>,
         /// For each server, over all workers. Default: 1024.
         connections: u64,
-        /// Default: "round_robin".
+        /// How requests are spread over the servers. Default: "round_robin".
         balance: Balance,
         /// Default: "2s".
         connect_timeout: Interval,
@@ -530,12 +530,13 @@ table! {
         response_timeout: Interval,
         /// Kept for each server and worker. Default: 64.
         idle_connections: u64,
-        /// h2c to http://, ALPN to https://. Default: false.
+        /// h2c to http:// and unix:, ALPN to https://. Default: false.
         http2: bool,
         /// Of requests that never reached the server, or that are idempotent and have no body. Default: 1.
         retries: u64,
         /// Refuses more spellings of a path. Default: "generic".
         dialect: Dialect,
+        /// Checks of each server; one that fails three in a row is out until two have succeeded. Default: none.
         health: Health,
         tls: UpstreamTls,
     }
@@ -544,7 +545,9 @@ table! {
 words! {
     Balance {
         RoundRobin = "round_robin",
+        /// The server with the fewest requests under way.
         LeastRequests = "least_requests",
+        /// Each caller (the token's user, else its client, else the address) has a server.
         Hash = "hash",
     }
 }
@@ -559,8 +562,11 @@ words! {
 }
 
 table! {
+    #[schemars(extend("required" = ["path"]))]
     Health, "a table" {
+        /// What to GET from each server; 2xx says that it is well.
         path: String,
+        /// Between two checks. Default: "5s".
         interval: Interval,
     }
 }

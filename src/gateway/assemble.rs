@@ -108,11 +108,16 @@ pub async fn assemble(
         };
         former.filter(same).cloned().unwrap_or_else(|| Arc::new(Verifier::new(ready, clock.clone())))
     };
-    let upstream = |settings| {
+    let mut upstream = |settings| {
         let kept = former.and_then(|former| former.upstreams.iter().find(|upstream| upstream.is_still(&settings)));
-        kept.cloned().map_or_else(|| Upstream::new(settings, &metrics).map(Arc::new), Ok)
+        if let Some(kept) = kept {
+            return Ok(Arc::clone(kept));
+        }
+        let upstream = Arc::new(Upstream::new(settings, &metrics)?);
+        background.extend(upstream.upkeep().map(|task| Box::pin(task) as Background));
+        Ok::<_, TlsError>(upstream)
     };
-    let upstreams = upstreams.into_iter().map(upstream).collect::<Result<_, _>>()?;
+    let upstreams = upstreams.into_iter().map(&mut upstream).collect::<Result<_, _>>()?;
     let gateway = Gateway {
         realm: public_url.as_str().to_owned(),
         public_url,

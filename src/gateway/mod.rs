@@ -418,6 +418,14 @@ impl Gateway {
                 metrics.introspection_entries.with_label_values(&name).set(number(introspector.entries()));
             }
         }
+        // Servers that are configured no more are gone from it.
+        metrics.upstream_server_up.reset();
+        for upstream in &*self.upstreams {
+            for (server, up) in upstream.servers() {
+                let name = [&**upstream.name(), &server.to_string()];
+                metrics.upstream_server_up.with_label_values(&name).set(i64::from(up));
+            }
+        }
     }
 
     pub fn routes(&self) -> &Routes {

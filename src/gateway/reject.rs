@@ -127,7 +127,7 @@ impl Reject {
             Self::Upstream(error) => match error {
                 SendError::Connect { .. } | SendError::Broken { .. } => StatusCode::BAD_GATEWAY,
                 SendError::ConnectTimeout { .. } | SendError::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
-                SendError::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
+                SendError::Busy { .. } | SendError::NoServer { .. } => StatusCode::SERVICE_UNAVAILABLE,
                 SendError::RequestBody(_) => StatusCode::BAD_REQUEST,
             },
         }
@@ -165,7 +165,7 @@ impl Reject {
                 headers.insert(header::ALLOW, allow.clone());
                 None
             }
-            Self::IssuerUnavailable | Self::Upstream(SendError::Busy { .. }) => {
+            Self::IssuerUnavailable | Self::Upstream(SendError::Busy { .. } | SendError::NoServer { .. }) => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER);
                 None
             }
@@ -266,6 +266,7 @@ mod tests {
                 limit: std::time::Duration::from_secs(1),
             }),
             Reject::Upstream(SendError::Busy { server: "s".to_owned(), limit: 1 }),
+            Reject::Upstream(SendError::NoServer { upstream: "u".into() }),
             Reject::Upstream(SendError::Timeout { server: "s".to_owned(), limit: std::time::Duration::from_secs(1) }),
         ]
     }

@@ -188,7 +188,8 @@ pub(super) fn request(
     let (body, outcome) = body;
     let host_of_server = !parts.headers.contains_key(header::HOST);
     let request = Request::from_parts(parts, body);
-    Ok(Outgoing { request, host_of_server, timeout: route.plan.timeout, body: outcome })
+    let client = inbound.origin.client;
+    Ok(Outgoing { request, host_of_server, timeout: route.plan.timeout, body: outcome, client })
 }
 
 /// The caller's idea of the host: the target's authority in HTTP/2, else the Host header.

@@ -74,6 +74,10 @@ pub struct Metrics {
     pub upstream_connects: IntCounterVec,
     /// `upstream`, `kind`.
     pub upstream_errors: IntCounterVec,
+    /// `upstream`, `result`.
+    pub upstream_retries: IntCounterVec,
+    /// `upstream`, `server`: 1 while it is given requests. Read at the time of a scrape.
+    pub upstream_server_up: IntGaugeVec,
     /// `upstream`.
     pub upstream_seconds: HistogramVec,
     /// `listener`.
@@ -216,6 +220,18 @@ impl Metrics {
                 "upstream_errors_total",
                 "requests without an answer of the upstream",
                 &["upstream", "kind"],
+            ),
+            upstream_retries: counters(
+                &registry,
+                "upstream_retries_total",
+                "requests that were to be sent again",
+                &["upstream", "result"],
+            ),
+            upstream_server_up: gauges(
+                &registry,
+                "upstream_server_up",
+                "1 while a server is given requests",
+                &["upstream", "server"],
             ),
             upstream_seconds: histograms(
                 &registry,

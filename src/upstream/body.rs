@@ -7,24 +7,31 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::balance::Running;
 use super::pool::Lease;
 
 #[derive(Debug)]
 pub struct ResponseBody {
     body: Incoming,
     lease: Option<Lease>,
+    /// For as long as there is more to come.
+    running: Option<Running>,
 }
 
 impl ResponseBody {
     pub(super) fn new(body: Incoming, lease: Option<Lease>) -> Self {
-        let mut own = Self { body, lease };
+        let mut own = Self { body, lease, running: None };
         own.release_at_end();
         own
     }
 
     /// Of a switch of protocols: it is never read, and the connection stays counted for as long as this lives.
     pub(super) fn switched(body: Incoming, lease: Lease) -> Self {
-        Self { body, lease: Some(lease) }
+        Self { body, lease: Some(lease), running: None }
+    }
+
+    pub(super) fn counted(self, running: Option<Running>) -> Self {
+        Self { running, ..self }
     }
 
     fn release_at_end(&mut self) {
@@ -34,6 +41,7 @@ impl ResponseBody {
     }
 
     fn release(&mut self) {
+        self.running = None;
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
@@ -51,7 +59,7 @@ impl Body for ResponseBody {
             // Nobody asks for more after trailers.
             Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => self.release(),
             Poll::Ready(Some(Ok(_))) => self.release_at_end(),
-            Poll::Ready(Some(Err(_))) => self.lease = None,
+            Poll::Ready(Some(Err(_))) => (self.lease, self.running) = (None, None),
             Poll::Pending => {}
         }
         polled

@@ -2,11 +2,17 @@
 
 mod balance;
 mod body;
+mod budget;
 mod connect;
 mod dialect;
+mod health;
 mod pool;
+mod resolve;
+mod server_url;
+mod standing;
+mod watched;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -15,11 +21,17 @@ use prometheus::{Histogram, IntCounter};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+pub use balance::Balance;
 pub use body::ResponseBody;
 pub use dialect::Dialect;
+pub use health::Health;
 pub use pool::Pools;
+pub use server_url::ServerUrl;
 
-use crate::net::BaseUrl;
+use balance::{Choice, Order, Running};
+use budget::Budget;
+use standing::Standing;
+
 use crate::net::body::{BodyError, BodyOutcome, RequestBody};
 use crate::policy::Permit;
 use crate::telemetry::metrics::Metrics;
@@ -29,8 +41,9 @@ use crate::tls::{self, TlsError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub name: Arc<str>,
-    /// At least one. The path of each is empty or `/`.
-    pub servers: Vec<BaseUrl>,
+    /// At least one.
+    pub servers: Vec<ServerUrl>,
+    pub balance: Balance,
     /// Per server, over all workers.
     pub connections: usize,
     pub connect_timeout: Duration,
@@ -38,11 +51,12 @@ pub struct Settings {
     pub response_timeout: Duration,
     /// Kept per server and worker.
     pub idle_connections: usize,
-    /// h2c with prior knowledge to `http://`, offered by ALPN to `https://`.
+    /// h2c with prior knowledge to `http://` and `unix:`, offered by ALPN to `https://`.
     pub http2: bool,
     /// Further tries of a request that never reached a server, or that is idempotent and has no body.
     pub retries: u32,
     pub dialect: Dialect,
+    pub health: Option<Health>,
     pub tls: crate::tls::ClientSettings,
 }
 
@@ -59,6 +73,8 @@ pub enum SendError {
     Broken { server: String, source: Arc<hyper::Error> },
     #[error("no answer of {server} within {limit:?}")]
     Timeout { server: String, limit: Duration },
+    #[error("all servers of {upstream} are out")]
+    NoServer { upstream: Arc<str> },
     #[error("{0}")]
     RequestBody(BodyError),
 }
@@ -70,6 +86,7 @@ pub struct Upstream {
     servers: Vec<Server>,
     /// Where the next round-robin turn begins.
     turn: AtomicUsize,
+    budget: Budget,
     metrics: UpstreamMetrics,
     /// What the files of `settings.tls` held.
     files: Option<[u8; 32]>,
@@ -77,9 +94,14 @@ pub struct Upstream {
 
 #[derive(Debug)]
 struct Server {
-    url: BaseUrl,
+    url: ServerUrl,
     authority: http::HeaderValue,
     connector: connect::Connector,
+    standing: Standing,
+    /// Of the url, for `balance = "hash"`.
+    key: u64,
+    /// Requests that are not answered to their end, for `balance = "least_requests"`.
+    running: Arc<AtomicUsize>,
     places: Arc<Places>,
     /// The pools of all workers, for when the last place is taken by a connection that nobody uses.
     pools: Mutex<Vec<Weak<pool::ServerPool>>>,
@@ -98,16 +120,21 @@ struct UpstreamMetrics {
     latency: Histogram,
     connects: IntCounter,
     errors: prometheus::IntCounterVec,
+    retried: IntCounter,
+    over_budget: IntCounter,
     name: Arc<str>,
 }
 
 impl Upstream {
     pub fn new(settings: Settings, metrics: &Metrics) -> Result<Self, TlsError> {
-        let server = |url: &BaseUrl| {
+        let server = |url: &ServerUrl| {
             Ok(Server {
                 authority: http::HeaderValue::from_str(&url.authority())
                     .map_err(|_| TlsError::ServerName(url.to_string()))?,
                 connector: connect::Connector::new(url, &settings)?,
+                standing: Standing::new(),
+                key: balance::digest(&[url.to_string().as_bytes()]),
+                running: Arc::default(),
                 places: Arc::default(),
                 pools: Mutex::default(),
                 url: url.clone(),
@@ -120,15 +147,24 @@ impl Upstream {
             latency: metrics.upstream_seconds.with_label_values(&[name]),
             connects: metrics.upstream_connects.with_label_values(&[name]),
             errors: metrics.upstream_errors.clone(),
+            retried: metrics.upstream_retries.with_label_values(&[name, "sent"]),
+            over_budget: metrics.upstream_retries.with_label_values(&[name, "over_budget"]),
             name: settings.name.clone(),
         };
         let files = tls::contents(settings.tls.files());
-        Ok(Self { settings, servers, turn: AtomicUsize::new(0), metrics, files })
+        let budget = Budget::new(settings.connections, metrics.requests.get());
+        Ok(Self { settings, servers, turn: AtomicUsize::new(0), budget, metrics, files })
     }
 
     /// Whether it is just what `settings` ask for, so that it may go on with its connections.
     pub fn is_still(&self, settings: &Settings) -> bool {
         self.settings == *settings && self.files == tls::contents(settings.tls.files())
+    }
+
+    /// What goes on beside traffic for as long as the upstream lives.
+    pub fn upkeep(self: &Arc<Self>) -> impl Iterator<Item = impl Future<Output = ()> + Send + 'static> {
+        let checked = if self.settings.health.is_some() { self.servers.len() } else { 0 };
+        (0..checked).map(|place| health::watch(Arc::downgrade(self), place))
     }
 
     pub fn name(&self) -> &Arc<str> {
@@ -143,6 +179,69 @@ impl Upstream {
     pub fn dialect(&self) -> Dialect {
         self.settings.dialect
     }
+
+    /// The servers as configured, and whether each is given requests.
+    pub fn servers(&self) -> impl Iterator<Item = (&ServerUrl, bool)> {
+        self.servers.iter().map(|server| (&server.url, !server.standing.is_out()))
+    }
+
+    fn running(&self, choice: Choice) -> Option<Running> {
+        let counted = self.settings.balance == Balance::LeastRequests;
+        counted.then(|| Running::on(&self.servers[choice.place].running))
+    }
+
+    fn answered(&self, choice: Choice) {
+        let server = &self.servers[choice.place];
+        if server.standing.answered(choice.trial.then(Instant::now)) {
+            self.is_back(server);
+        }
+    }
+
+    fn is_well(&self, place: usize) {
+        let server = &self.servers[place];
+        if server.standing.is_well(Instant::now()) {
+            self.is_back(server);
+        }
+    }
+
+    fn is_ill(&self, place: usize, reason: &str) {
+        let server = &self.servers[place];
+        if server.standing.is_ill() {
+            self.is_gone(server, reason);
+        }
+    }
+
+    fn is_back(&self, server: &Server) {
+        tracing::info!(event = "upstream.server_back", upstream = &*self.settings.name, server = %server.url);
+    }
+
+    fn is_gone(&self, server: &Server, reason: &str) {
+        let upstream = &*self.settings.name;
+        tracing::warn!(event = "upstream.server_out", upstream, server = %server.url, reason);
+    }
+
+    fn failed(&self, choice: Choice, error: &SendError) {
+        let server = &self.servers[choice.place];
+        let may_go = match error {
+            SendError::Connect { .. } | SendError::ConnectTimeout { .. } => true,
+            // Some requests break or hold up any server that they come to: whoever sends them could put out all.
+            SendError::Broken { .. } | SendError::Timeout { .. } => {
+                let out = self.servers.iter().filter(|server| server.standing.is_out()).count();
+                2 * (out + 1) <= self.servers.len()
+            }
+            SendError::Busy { .. } | SendError::NoServer { .. } | SendError::RequestBody(_) => return,
+        };
+        if server.standing.failed(choice.trial, Instant::now(), || may_go) {
+            self.is_gone(server, &error.to_string());
+        }
+    }
+
+    /// Whether there is a retry left for one more request.
+    fn may_retry(&self) -> bool {
+        let may = self.budget.spend(self.metrics.requests.get());
+        if may { &self.metrics.retried } else { &self.metrics.over_budget }.inc();
+        may
+    }
 }
 
 /// A request ready to go, but for the server that will take it.
@@ -155,6 +254,8 @@ pub struct Outgoing {
     /// From the end of the request to the response head; absent: the upstream's.
     pub timeout: Option<Duration>,
     pub body: BodyOutcome,
+    /// The caller's address.
+    pub client: std::net::IpAddr,
 }
 
 impl Pools {
@@ -162,7 +263,7 @@ impl Pools {
     pub async fn send(
         &self,
         index: usize,
-        _permit: &Permit,
+        permit: &Permit,
         outgoing: Outgoing,
     ) -> Result<Response<ResponseBody>, SendError> {
         let upstream = &self.upstreams[index];
@@ -170,7 +271,14 @@ impl Pools {
         let started = Instant::now();
         let limit = outgoing.timeout.unwrap_or(upstream.settings.response_timeout);
         let body = outgoing.body.clone();
-        let mut progress = Progress { place: balance::start(upstream), shared: None };
+        let order = Order::new(upstream, permit, outgoing.client);
+        let Some(choice) = order.choose(upstream, None, started) else {
+            // Nobody waits for what is known to fail; one request at a time finds out when it does not.
+            let error = SendError::NoServer { upstream: Arc::clone(upstream.name()) };
+            upstream.metrics.errors.with_label_values(&[&*upstream.metrics.name, error.kind()]).inc();
+            return Err(error);
+        };
+        let mut progress = Progress { order, choice, running: upstream.running(choice), shared: None };
         let result = tokio::select! {
             biased;
             result = self.attempt(index, &mut progress, outgoing) => result,
@@ -179,7 +287,11 @@ impl Pools {
                 if let Some(shared) = progress.shared {
                     shared.forget();
                 }
-                Err(SendError::Timeout { server: upstream.servers[progress.place].url.to_string(), limit })
+                let error = SendError::Timeout { server: upstream.servers[progress.choice.place].url.to_string(), limit };
+                if body.error().is_none() {
+                    upstream.failed(progress.choice, &error);
+                }
+                Err(error)
             }
         };
         upstream.metrics.latency.observe(started.elapsed().as_secs_f64());
@@ -193,7 +305,7 @@ impl Pools {
         })
     }
 
-    /// Tries servers from the place in `progress` on until one answers or the tries are used up.
+    /// Tries servers from the one in `progress` on until one answers or the tries are used up.
     async fn attempt(
         &self,
         index: usize,
@@ -201,44 +313,61 @@ impl Pools {
         outgoing: Outgoing,
     ) -> Result<Response<ResponseBody>, SendError> {
         let upstream = &self.upstreams[index];
-        let Outgoing { mut request, host_of_server, .. } = outgoing;
+        let Outgoing { mut request, host_of_server, body, .. } = outgoing;
         // What is sent again must be the same in full: only a request without a body can be kept.
         let repeatable = request.body().is_empty() && upstream.settings.retries > 0;
         let idempotent = is_idempotent(request.method());
         let mut retries_left = upstream.settings.retries;
         loop {
-            let server = &upstream.servers[progress.place];
+            let choice = progress.choice;
+            let server = &upstream.servers[choice.place];
             if host_of_server {
                 request.headers_mut().insert(http::header::HOST, server.authority.clone());
             }
             let copy = repeatable.then(|| clone_head(&request));
             progress.shared = None;
-            let error = match self.checkout(index, progress.place).await {
-                Err(error) => error,
+            let error = match self.checkout(index, choice.place).await {
+                Err(error) => {
+                    // Else it was counted when the connection failed: once, however many wait for it.
+                    if choice.trial {
+                        upstream.failed(choice, &error);
+                    }
+                    error
+                }
                 Ok(connection) => match connection.send(request, &mut progress.shared).await {
-                    Ok(response) => return Ok(response),
+                    Ok(response) => {
+                        upstream.answered(choice);
+                        return Ok(response.map(|body| body.counted(progress.running.take())));
+                    }
                     Err(failure) => {
                         let source = Arc::new(failure.error);
                         let error = SendError::Broken { server: server.url.to_string(), source };
-                        request = match (failure.unsent, copy) {
-                            // The server closed a kept connection: that costs none of the tries.
-                            (Some(request), _) if failure.reused => {
-                                retries_left += 1;
-                                request
+                        let again = match (failure.unsent, copy) {
+                            // The server closed a kept connection: that says nothing of the next.
+                            (Some(unsent), _) if failure.reused => {
+                                request = unsent;
+                                continue;
                             }
-                            (Some(request), _) => request,
-                            (None, Some(copy)) if idempotent || failure.unprocessed => copy,
-                            (None, _) => return Err(error),
+                            (Some(unsent), _) => Some(unsent),
+                            (None, copy) if failure.unprocessed => copy,
+                            (None, copy) => copy.filter(|_| idempotent && !failure.heard),
                         };
+                        if !failure.unprocessed && body.error().is_none() {
+                            upstream.failed(choice, &error);
+                        }
+                        let Some(again) = again else { return Err(error) };
+                        request = again;
                         error
                     }
                 },
             };
-            if retries_left == 0 {
-                return Err(error);
-            }
+            let next = progress.order.choose(upstream, Some(choice.place), Instant::now());
+            let unreachable = matches!(error, SendError::Connect { .. } | SendError::ConnectTimeout { .. });
+            // What cannot be reached is not to be reached at once.
+            let next = next.filter(|next| !unreachable || next.place != choice.place);
+            let Some(next) = next.filter(|_| retries_left > 0 && upstream.may_retry()) else { return Err(error) };
             retries_left -= 1;
-            progress.place = (progress.place + 1) % upstream.servers.len();
+            (progress.choice, progress.running) = (next, upstream.running(next));
         }
     }
 }
@@ -246,8 +375,11 @@ impl Pools {
 /// How far a request has come.
 #[derive(Debug)]
 struct Progress {
-    /// Of the server that is tried.
-    place: usize,
+    order: Order,
+    /// The server that is tried.
+    choice: Choice,
+    /// The request as one of that server's, where they are counted.
+    running: Option<Running>,
     /// The connection it is on, if others use that too.
     shared: Option<pool::SharedConnection>,
 }
@@ -261,6 +393,7 @@ impl SendError {
             Self::Busy { .. } => "busy",
             Self::Broken { .. } => "broken",
             Self::Timeout { .. } => "timeout",
+            Self::NoServer { .. } => "no_server",
             Self::RequestBody(_) => "request_body",
         }
     }
@@ -282,7 +415,12 @@ fn clone_head(request: &Request<RequestBody>) -> Request<RequestBody> {
 
 /// One of a server's connections; gives the place back when dropped.
 #[derive(Debug)]
-struct Slot(Arc<Places>);
+struct Slot {
+    places: Arc<Places>,
+    /// Whether the server has said anything since it was last asked.
+    heard: AtomicBool,
+    since: Instant,
+}
 
 impl Slot {
     fn take(places: &Arc<Places>, limit: usize) -> Option<Self> {
@@ -290,13 +428,26 @@ impl Slot {
             .taken
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| (taken < limit).then_some(taken + 1))
             .is_ok()
-            .then(|| Self(Arc::clone(places)))
+            .then(|| Self { places: Arc::clone(places), heard: AtomicBool::new(false), since: Instant::now() })
+    }
+
+    /// From now on it counts what the server says.
+    fn listen(&self) {
+        self.heard.store(false, Ordering::Relaxed);
+    }
+
+    fn hear(&self) {
+        self.heard.store(true, Ordering::Relaxed);
+    }
+
+    fn heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::AcqRel);
-        self.0.freed.notify_one();
+        self.places.taken.fetch_sub(1, Ordering::AcqRel);
+        self.places.freed.notify_one();
     }
 }

@@ -12,6 +12,8 @@ use hyper::client::conn::{http1, http2};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::balance::Choice;
+use super::resolve::RENEWAL;
 use super::{ResponseBody, SendError, Slot, Upstream};
 use crate::net::body::RequestBody;
 
@@ -34,6 +36,8 @@ pub(super) struct ServerPool {
     idle: Mutex<Vec<Idle>>,
     keep: usize,
     tls: bool,
+    /// Connections are renewed: the server's name may come to mean other addresses.
+    named: bool,
     shared: Mutex<Shared>,
 }
 
@@ -53,6 +57,7 @@ enum SharedState {
     Open {
         sender: http2::SendRequest<RequestBody>,
         generation: u64,
+        since: Instant,
     },
     /// The server chose HTTP/1.1 when it was last asked: each request has a connection of its own.
     Http1,
@@ -117,6 +122,8 @@ pub(super) struct SendFailure {
     pub unsent: Option<Request<RequestBody>>,
     /// The server said that it did nothing with the request.
     pub unprocessed: bool,
+    /// The server began to answer.
+    pub heard: bool,
     pub reused: bool,
 }
 
@@ -127,7 +134,8 @@ impl Pools {
             let keep = upstream.settings.idle_connections;
             let pool = |server: &super::Server| {
                 let tls = server.connector.is_tls();
-                let pool = Arc::new(ServerPool { keep, tls, ..ServerPool::default() });
+                let named = server.connector.is_named();
+                let pool = Arc::new(ServerPool { keep, tls, named, ..ServerPool::default() });
                 server.pools.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&pool));
                 pool
             };
@@ -168,7 +176,7 @@ impl Pools {
         let mut dial = {
             let mut shared = pool.shared();
             match &shared.state {
-                SharedState::Open { sender, generation } if !sender.is_closed() => {
+                SharedState::Open { sender, generation, since } if !sender.is_closed() && !pool.is_old(*since) => {
                     return Ok(connection(Sender::Http2(sender.clone()), *generation, true));
                 }
                 SharedState::Http1 => None,
@@ -237,11 +245,13 @@ async fn connect(upstream: &Upstream, place: usize) -> Result<Sender, SendError>
     };
     let slot = slot.ok_or_else(|| SendError::Busy { server: server.url.to_string(), limit })?;
     upstream.metrics.connects.inc();
-    match tokio::time::timeout(timeout, server.connector.connect(Arc::new(slot))).await {
-        Ok(Ok(sender)) => Ok(sender),
-        Ok(Err(source)) => Err(SendError::Connect { server: server.url.to_string(), source: Arc::new(source) }),
-        Err(_) => Err(SendError::ConnectTimeout { server: server.url.to_string(), limit: timeout }),
-    }
+    let error = match tokio::time::timeout(timeout, server.connector.connect(Arc::new(slot))).await {
+        Ok(Ok(sender)) => return Ok(sender),
+        Ok(Err(source)) => SendError::Connect { server: server.url.to_string(), source: Arc::new(source) },
+        Err(_) => SendError::ConnectTimeout { server: server.url.to_string(), limit: timeout },
+    };
+    upstream.failed(Choice { place, trial: false }, &error);
+    Err(error)
 }
 
 /// Takes the place of a connection that waits unused in the pool of another worker, if there is one.
@@ -281,8 +291,12 @@ impl ServerPool {
         let mut shared = self.shared();
         shared.generations += 1;
         let generation = shared.generations;
-        shared.state = SharedState::Open { sender: sender.clone(), generation };
+        shared.state = SharedState::Open { sender: sender.clone(), generation, since: Instant::now() };
         generation
+    }
+
+    fn is_old(&self, since: Instant) -> bool {
+        self.named && since.elapsed() >= RENEWAL
     }
 
     fn take(&self) -> Option<Sender> {
@@ -299,7 +313,7 @@ impl ServerPool {
 
     fn give_back(&self, sender: http1::SendRequest<RequestBody>, slot: &Arc<Slot>) {
         let mut idle = self.lock();
-        if idle.len() < self.keep {
+        if idle.len() < self.keep && !self.is_old(slot.since) {
             idle.push(Idle { sender, slot: Arc::downgrade(slot), since: Instant::now() });
         }
     }
@@ -348,9 +362,10 @@ impl Connection {
                 if request.body().size_hint().exact().is_none() {
                     request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
                 }
+                slot.listen();
                 let response = sender.try_send_request(request).await.map_err(|mut failure| {
-                    let unsent = failure.take_message();
-                    SendFailure { error: failure.into_error(), unsent, unprocessed: false, reused }
+                    let (unsent, heard) = (failure.take_message(), slot.heard());
+                    SendFailure { error: failure.into_error(), unsent, unprocessed: false, heard, reused }
                 })?;
                 let lease = Lease { sender, slot, pool: Arc::downgrade(&pool) };
                 let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -380,7 +395,7 @@ impl Connection {
                         shared.forget();
                     }
                     let unprocessed = source.is_some_and(is_unprocessed);
-                    SendFailure { error, unsent, unprocessed, reused }
+                    SendFailure { error, unsent, unprocessed, heard: false, reused }
                 })?;
                 Ok(response.map(|body| ResponseBody::new(body, None)))
             }
@@ -395,7 +410,7 @@ fn is_unprocessed(error: &h2::Error) -> bool {
 }
 
 /// HTTP/2 wants the authority in the target instead of `Host`.
-fn to_http2(request: &mut Request<RequestBody>, tls: bool) {
+pub(super) fn to_http2(request: &mut Request<RequestBody>, tls: bool) {
     *request.version_mut() = http::Version::HTTP_2;
     let host = request.headers_mut().remove(http::header::HOST);
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
@@ -406,4 +421,22 @@ fn to_http2(request: &mut Request<RequestBody>, tls: bool) {
         (Some(_), false) => Some(Scheme::HTTP),
     };
     *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_to_a_name_are_renewed_and_those_to_an_address_are_kept() {
+        for (named, age, kept) in [(true, RENEWAL / 2, 1), (true, RENEWAL, 0), (false, RENEWAL * 9, 1)] {
+            let pool = ServerPool { keep: 9, named, ..ServerPool::default() };
+            let slot = Arc::new(Slot::take(&Arc::default(), 1).unwrap());
+            let (ours, _theirs) = tokio::io::duplex(1);
+            let (sender, _connection) = http1::handshake(hyper_util::rt::TokioIo::new(ours)).await.unwrap();
+            tokio::time::advance(age).await;
+            pool.give_back(sender, &slot);
+            assert_eq!(pool.lock().len(), kept, "{named} {age:?}");
+        }
+    }
 }

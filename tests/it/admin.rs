@@ -72,6 +72,8 @@ fn metrics_count_what_happened() {
         for (label, value) in &sample.labels {
             let own =
                 ["secret", "BREW", "alice", "127.0.0.1", "junk", "?", "eyJ"].iter().any(|text| value.contains(text));
+            // The servers stand in the configuration.
+            let own = own && !(label == "server" && *value == site.upstream.url());
             wrong.ok((&sample.name, label), !own, format!("{value} comes from a caller"));
         }
     }

@@ -61,3 +61,4 @@ mod turning_out;
 mod upgrade;
 mod upstream;
 mod upstream_credentials;
+mod upstreams_failing;

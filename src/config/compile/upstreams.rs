@@ -6,9 +6,8 @@ use super::super::model;
 use super::super::reader::{At, Field, List, Map};
 use super::Compiler;
 use crate::gateway::plan::RoutePlan;
-use crate::net::BaseUrl;
 use crate::tls::ClientSettings;
-use crate::upstream::{Dialect, Settings};
+use crate::upstream::{Balance, Dialect, Health, ServerUrl, Settings};
 
 const SERVERS_HELP: &str = "name at least one: `servers = [\"http://10.0.0.5:8080\"]`";
 
@@ -51,28 +50,25 @@ impl Compiler<'_> {
             health,
             tls,
         } = at.value;
-        if let Some(other) = balance.as_ref().filter(|at| at.value != model::Balance::RoundRobin) {
-            let what = match other.value {
-                model::Balance::LeastRequests => "`balance = \"least_requests\"`",
-                _ => "`balance = \"hash\"`",
-            };
-            self.not_built_at(other.span, what, "leave `balance` out, or write `balance = \"round_robin\"`");
-        }
-        self.not_built(&health, "health", "leave it out");
         let servers = servers.required(self.report, at.span, "servers", SERVERS_HELP);
-        let all_http =
-            servers.as_ref().is_some_and(|list| list.value.items.iter().all(|at| at.value.starts_with("http:")));
+        let in_clear = |at: &At<String>| at.value.starts_with("http:") || at.value.starts_with("unix:");
+        let all_clear = servers.as_ref().is_some_and(|list| list.value.items.iter().all(in_clear));
         let servers = servers.map(|list| self.servers(list)).unwrap_or_default();
-        if let (Some(key), true) = (tls.key(), all_http) {
+        if let (Some(key), true) = (tls.key(), all_clear) {
             self.report.warning(
                 key,
-                format!("`tls` means nothing for `{name}`: all of its servers are http"),
+                format!("`tls` means nothing for `{name}`: none of its servers is https"),
                 "remove it, or write `https://` in `servers`",
             );
         }
         Settings {
             name: name.into(),
             servers,
+            balance: match balance.or(model::Balance::RoundRobin) {
+                model::Balance::RoundRobin => Balance::RoundRobin,
+                model::Balance::LeastRequests => Balance::LeastRequests,
+                model::Balance::Hash => Balance::Hash,
+            },
             connections: self.size_of_queue(connections, "connections", 1024, 1_000_000),
             connect_timeout: self.interval(connect_timeout, "connect_timeout", Duration::from_secs(2)),
             response_timeout: self.interval(response_timeout, "response_timeout", Duration::from_secs(30)),
@@ -86,17 +82,33 @@ impl Compiler<'_> {
                 model::Dialect::Iis => Dialect::Iis,
                 model::Dialect::Php => Dialect::Php,
             },
+            health: health.given().and_then(|at| self.health(at)),
             tls: tls.given().map(|at| self.client_tls(at.value)).unwrap_or_default(),
         }
     }
 
-    fn servers(&mut self, list: At<List<String>>) -> Vec<BaseUrl> {
+    fn health(&mut self, at: At<model::Health>) -> Option<Health> {
+        let model::Health { path, interval } = at.value;
+        let interval = self.interval(interval, "interval", Duration::from_secs(5));
+        let path = path.required(self.report, at.span, "path", "write what to ask: `path = \"/health\"`")?;
+        let parsed = path.value.parse().ok().filter(|_| path.value.starts_with('/') && !path.value.contains('#'));
+        if parsed.is_none() {
+            self.report.error(
+                path.span,
+                format!("`{}` is not a path to ask for", path.value.escape_debug()),
+                "begin it with `/`, without a host: `path = \"/health\"`",
+            );
+        }
+        Some(Health { path: parsed?, interval })
+    }
+
+    fn servers(&mut self, list: At<List<String>>) -> Vec<ServerUrl> {
         self.not_empty(&list, "servers", SERVERS_HELP);
         self.distinct(&list.value.items, Clone::clone, "the server");
         let mut servers = Vec::new();
         for at in list.value.items {
             if at.value.starts_with("unix:") {
-                self.not_built_at(at.span, "a `unix:` server", "let the server listen on a loopback port");
+                servers.extend(self.socket(&at));
                 continue;
             }
             if !at.value.contains("://") {
@@ -112,9 +124,33 @@ impl Compiler<'_> {
                     format!("write `{}`", url.origin()),
                 );
             }
-            servers.push(url);
+            servers.push(ServerUrl::Http(url));
         }
         servers
+    }
+
+    /// `unix:` and the path of a socket, which need not be there yet.
+    fn socket(&mut self, at: &At<String>) -> Option<ServerUrl> {
+        let path = at.value.strip_prefix("unix:")?;
+        if path.is_empty() || path.starts_with("//") || path.contains('\0') {
+            self.report.error(
+                at.span,
+                format!("the server `{}` does not name a socket", at.value.escape_debug()),
+                "write the path after one colon: `unix:/run/orders.sock`",
+            );
+            return None;
+        }
+        let path = self.report.source(at.span.file).base.join(path);
+        // The system's limit (unix(7)), less the NUL at the end.
+        if path.as_os_str().len() > 107 {
+            self.report.error(
+                at.span,
+                format!("the path of the socket is longer than 107 bytes: `{}`", path.display()),
+                "move the socket to a shorter path, such as `/run/orders.sock`",
+            );
+            return None;
+        }
+        Some(ServerUrl::Unix(path))
     }
 
     fn client_tls(&mut self, tls: model::UpstreamTls) -> ClientSettings {

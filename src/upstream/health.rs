@@ -1,0 +1,100 @@
+//! Asking servers whether they are well, from the control thread: one task for each, on connections of its own, so that a
+//! server whose `connections` are all in use is not taken for ill.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use http::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
+use http::uri::PathAndQuery;
+use http::{Request, StatusCode};
+
+use super::pool::{Sender, to_http2};
+use super::{Server, Slot, Upstream};
+use crate::net::body::RequestBody;
+
+/// Checks in a row that fail before the server is out.
+const FAILURES: u32 = 3;
+/// Checks in a row that succeed before it is back.
+const SUCCESSES: u32 = 2;
+/// Shortest and longest time for one check; between them it is the interval.
+const TIMEOUT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
+/// `[upstreams.NAME.health]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    pub path: PathAndQuery,
+    /// From the end of one check to the beginning of the next.
+    pub interval: Duration,
+}
+
+/// What is wrong with a server.
+#[derive(Debug, thiserror::Error)]
+enum Ill {
+    #[error("{0}")]
+    Connect(#[from] std::io::Error),
+    #[error("{0}")]
+    Broken(#[from] hyper::Error),
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("the answer was {0}")]
+    Status(StatusCode),
+}
+
+/// Checks the server at `place` until its upstream is gone.
+pub(super) async fn watch(upstream: Weak<Upstream>, place: usize) {
+    let (mut failures, mut successes, mut was_out) = (0_u32, 0_u32, false);
+    loop {
+        let Some(shared) = upstream.upgrade() else { return };
+        let Some(health) = &shared.settings.health else { return };
+        let server = &shared.servers[place];
+        let result = check(server, health).await;
+        // Those from before say nothing about one that has gone out meanwhile.
+        let is_out = server.standing.is_out();
+        if is_out && !was_out {
+            successes = 0;
+        }
+        was_out = is_out;
+        match result {
+            Ok(()) => {
+                (failures, successes) = (0, successes.saturating_add(1));
+                if successes >= SUCCESSES {
+                    shared.is_well(place);
+                }
+            }
+            Err(ill) => {
+                (failures, successes) = (failures.saturating_add(1), 0);
+                if failures >= FAILURES {
+                    shared.is_ill(place, &ill.to_string());
+                }
+            }
+        }
+        let interval = health.interval;
+        drop(shared);
+        tokio::time::sleep(interval).await;
+    }
+}
+
+/// A GET, answered with 2xx.
+async fn check(server: &Server, health: &Health) -> Result<(), Ill> {
+    let limit = health.interval.clamp(TIMEOUT.0, TIMEOUT.1);
+    let exchange = async {
+        let slot = Slot::take(&Arc::default(), 1).ok_or_else(|| std::io::Error::other("no place"))?;
+        let mut request = Request::new(RequestBody::empty());
+        *request.uri_mut() = health.path.clone().into();
+        let headers = request.headers_mut();
+        headers.insert(HOST, server.authority.clone());
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))));
+        let answer = match server.connector.connect(Arc::new(slot)).await? {
+            Sender::Http1(mut sender, _) => {
+                request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                sender.send_request(request).await?
+            }
+            Sender::Http2(mut sender) => {
+                to_http2(&mut request, server.connector.is_tls());
+                sender.send_request(request).await?
+            }
+        };
+        if answer.status().is_success() { Ok(()) } else { Err(Ill::Status(answer.status())) }
+    };
+    tokio::time::timeout(limit, exchange).await.map_err(|_| Ill::Timeout(limit))?
+}

@@ -1,0 +1,249 @@
+//! Whether a server is given requests. After failures in a row it is out; when its time is over, one request at a time
+//! tries it, and once that is answered it gets its share back by and by: a server that has just started is slow.
+//!
+//! In the ordinary case this costs a request two loads of atomics.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Failures without an answer between them, after which a server is out.
+const FAILURES: u32 = 3;
+/// How long it is out at first. That doubles with each trial that fails...
+const OUT: Duration = Duration::from_secs(1);
+/// ... up to this, so that a server that is back is soon found to be.
+const LONGEST_OUT: Duration = Duration::from_secs(5);
+/// How long a trial keeps others off. It may take longer, or be given up without an outcome.
+const TRIAL: Duration = Duration::from_secs(5);
+/// How long a server that comes back has less than its share.
+const RETURN: Duration = Duration::from_secs(10);
+/// In how many steps it gets it back.
+const STEPS: u64 = 16;
+
+/// What the requests of all workers know of one server.
+#[derive(Debug)]
+pub(super) struct Standing {
+    epoch: Instant,
+    /// A [`State`] in one word.
+    state: AtomicU64,
+    /// In a row.
+    failures: AtomicU32,
+    /// How many times in a row it went out again, or stayed out after a trial.
+    rounds: AtomicU32,
+}
+
+/// Times are in milliseconds since the epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    In,
+    /// By its health checks, which alone bring it back.
+    Ill,
+    Out {
+        until: u64,
+    },
+    Back {
+        since: u64,
+    },
+}
+
+/// What a server says to one more request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    Yes,
+    /// The one that finds out whether the server is back.
+    Trial,
+    /// Not now, because it has only just come back.
+    Spared,
+    Out,
+}
+
+impl State {
+    fn word(self) -> u64 {
+        match self {
+            Self::In => 0,
+            Self::Ill => u64::MAX,
+            Self::Out { until } => until << 1 | 1,
+            Self::Back { since } => since << 1,
+        }
+    }
+
+    fn of(word: u64) -> Self {
+        match (word, word & 1) {
+            (0, _) => Self::In,
+            (u64::MAX, _) => Self::Ill,
+            (_, 1) => Self::Out { until: word >> 1 },
+            _ => Self::Back { since: word >> 1 },
+        }
+    }
+}
+
+impl Standing {
+    pub(super) fn new() -> Self {
+        let zero = AtomicU32::default;
+        Self { epoch: Instant::now(), state: AtomicU64::default(), failures: zero(), rounds: zero() }
+    }
+
+    /// Whether the server takes a request. `lot` is a number that the request drew, or keeps.
+    pub(super) fn admits(&self, now: Instant, lot: u64) -> Admission {
+        let state = self.state();
+        if state == State::In {
+            return Admission::Yes;
+        }
+        let now = self.millis(now);
+        match state {
+            State::In => Admission::Yes,
+            State::Ill => Admission::Out,
+            State::Back { since } => {
+                let elapsed = now.saturating_sub(since);
+                if elapsed >= millis(RETURN) {
+                    // Whoever comes first; a failure meanwhile is not undone.
+                    if self.change(state, State::In) {
+                        self.rounds.store(0, Ordering::Relaxed);
+                    }
+                    return Admission::Yes;
+                }
+                let step = elapsed * STEPS / millis(RETURN);
+                if lot % STEPS <= step { Admission::Yes } else { Admission::Spared }
+            }
+            State::Out { until } if now >= until && self.change(state, State::Out { until: now + millis(TRIAL) }) => {
+                Admission::Trial
+            }
+            State::Out { .. } => Admission::Out,
+        }
+    }
+
+    /// Whether there is nothing about it.
+    pub(super) fn is_in(&self) -> bool {
+        self.state() == State::In
+    }
+
+    pub(super) fn is_out(&self) -> bool {
+        matches!(self.state(), State::Out { .. } | State::Ill)
+    }
+
+    /// Notes an answer, whatever it says; `trial`: when, if it is that of a trial. True if the server is back with it.
+    pub(super) fn answered(&self, trial: Option<Instant>) -> bool {
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+        trial.is_some_and(|now| self.returns(now))
+    }
+
+    /// Takes a server back in that is out by its failures. False if it is not.
+    fn returns(&self, now: Instant) -> bool {
+        let state = self.state();
+        matches!(state, State::Out { .. }) && self.change(state, State::Back { since: self.millis(now) })
+    }
+
+    /// Has it out until it is well. True if it was not out.
+    pub(super) fn is_ill(&self) -> bool {
+        let before = State::of(self.state.swap(State::Ill.word(), Ordering::Relaxed));
+        matches!(before, State::In | State::Back { .. })
+    }
+
+    /// Takes it back in, whatever it was out for. True if it was out.
+    pub(super) fn is_well(&self, now: Instant) -> bool {
+        let state = self.state();
+        self.is_out() && self.change(state, State::Back { since: self.millis(now) })
+    }
+
+    /// Notes a failure. `may_go`: whether the server may go out for it, asked only when it would. True if it went.
+    pub(super) fn failed(&self, trial: bool, now: Instant, may_go: impl FnOnce() -> bool) -> bool {
+        let state = self.state();
+        let was_out = matches!(state, State::Out { .. } | State::Ill);
+        // Of those that were on their way when the server went out, each fails now.
+        if state == State::Ill || (was_out && !trial) {
+            return false;
+        }
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if !was_out && (failures < FAILURES || !may_go()) {
+            return false;
+        }
+        let rounds = self.rounds.load(Ordering::Relaxed);
+        let pause = LONGEST_OUT.min(OUT * 2_u32.pow(rounds.min(8)));
+        let gone = self.change(state, State::Out { until: self.millis(now) + millis(pause) });
+        if gone {
+            self.rounds.store(rounds.saturating_add(1), Ordering::Relaxed);
+        }
+        gone && !was_out
+    }
+
+    fn state(&self) -> State {
+        State::of(self.state.load(Ordering::Relaxed))
+    }
+
+    fn change(&self, from: State, to: State) -> bool {
+        self.state.compare_exchange(from.word(), to.word(), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Never 0, which would be another state.
+    fn millis(&self, now: Instant) -> u64 {
+        millis(now.saturating_duration_since(self.epoch)) + 1
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX >> 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fail(standing: &Standing, times: u32, at: Instant) -> u32 {
+        (0..times).map(|_| u32::from(standing.failed(false, at, || true))).sum()
+    }
+
+    #[test]
+    fn failures_in_a_row_put_a_server_out_and_an_answer_between_them_does_not() {
+        let (standing, now) = (Standing::new(), Instant::now());
+        assert_eq!(fail(&standing, 2, now), 0);
+        standing.answered(None);
+        assert_eq!(fail(&standing, 2, now), 0);
+        assert_eq!(standing.admits(now, 0), Admission::Yes);
+        assert_eq!(fail(&standing, 5, now), 1, "it goes once");
+        assert_eq!(standing.admits(now, 0), Admission::Out);
+        let stays = Standing::new();
+        assert!((0..9).all(|_| !stays.failed(false, now, || false)));
+        assert_eq!(stays.admits(now, 0), Admission::Yes);
+    }
+
+    #[test]
+    fn one_request_at_a_time_tries_a_server_and_those_that_were_under_way_do_not_count() {
+        let (standing, mut now) = (Standing::new(), Instant::now());
+        fail(&standing, 3, now);
+        for out in [1, 2, 4, 5, 5] {
+            assert_eq!(fail(&standing, 9, now), 0);
+            assert!(!standing.answered(None), "an old answer brings nobody back");
+            assert_eq!(standing.admits(now + Duration::from_millis(out * 1000 - 1), 0), Admission::Out, "{out}");
+            now += Duration::from_secs(out);
+            assert_eq!(standing.admits(now, 0), Admission::Trial, "{out}");
+            assert_eq!(standing.admits(now, 0), Admission::Out, "one is enough");
+            assert!(!standing.failed(true, now, || false), "it was out already");
+        }
+        // A trial that nothing comes of.
+        now += LONGEST_OUT;
+        assert_eq!(standing.admits(now, 0), Admission::Trial);
+        now += TRIAL;
+        assert_eq!(standing.admits(now, 0), Admission::Trial);
+        assert!(standing.answered(Some(now)));
+        assert!(!standing.is_out());
+    }
+
+    #[test]
+    fn a_server_that_comes_back_gets_its_share_by_and_by() {
+        let (standing, mut now) = (Standing::new(), Instant::now());
+        fail(&standing, 3, now);
+        now += OUT;
+        assert_eq!(standing.admits(now, 0), Admission::Trial);
+        assert!(standing.answered(Some(now)));
+        let share = |now| (0..1600).filter(|lot| standing.admits(now, *lot) == Admission::Yes).count();
+        assert_eq!(share(now), 100);
+        assert_eq!(share(now + RETURN / 2), 900);
+        assert_eq!(share(now + RETURN), 1600);
+        // What fails on its way back is out for longer.
+        fail(&standing, 3, now + RETURN);
+        assert_eq!(standing.admits(now + RETURN + OUT, 0), Admission::Trial, "it had come back in full");
+    }
+}
