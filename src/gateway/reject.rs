@@ -235,7 +235,6 @@ mod tests {
     fn rejects() -> Vec<Reject> {
         vec![
             Reject::Host,
-            Reject::Signing,
             Reject::Path(PathError::DotSegment),
             Reject::Spelling,
             Reject::RepeatedHeader,
@@ -256,6 +255,7 @@ mod tests {
             Reject::Forbidden,
             Reject::RateLimited { retry_after: 7 },
             Reject::UnfitClaim(header::FROM),
+            Reject::Signing,
             Reject::Body(BodyError::TooLarge),
             Reject::Body(BodyError::Timeout),
             Reject::Body(BodyError::Aborted),
