@@ -7,10 +7,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use argon2::password_hash::PasswordHasher as _;
 use argon2::password_hash::phc;
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use tokio::sync::Semaphore;
 
 use super::PasswordHash;
@@ -61,18 +62,27 @@ pub fn hash_password(password: &str) -> String {
 
 /// The same password and salt always give the same hash.
 pub(super) fn hash_with(password: &[u8], salt: &[u8], params: Params) -> String {
-    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    argon2
-        .hash_password_with_salt(password, salt)
-        .map(|hash: phc::PasswordHash| hash.to_string())
-        .expect("a salt of 16 bytes and checked parameters")
+    let (m, t, p) = (params.m_cost(), params.t_cost(), params.p_cost());
+    let mut hash = vec![0; params.output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN)];
+    work(params, Version::V0x13, password, salt, &mut hash).expect("a salt of 16 bytes and checked parameters");
+    format!("$argon2id$v=19$m={m},t={t},p={p}${}${}", BASE64.encode(salt), BASE64.encode(hash))
+}
+
+/// Fills `hash`, in memory that hashes before have worked in. There is one piece for each that ever ran beside others.
+fn work(params: Params, version: Version, password: &[u8], salt: &[u8], hash: &mut [u8]) -> Result<(), argon2::Error> {
+    static MEMORY: Mutex<Vec<Vec<Block>>> = Mutex::new(Vec::new());
+    let blocks = params.block_count();
+    let mut memory = MEMORY.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+    memory.resize(memory.len().max(blocks), Block::new());
+    let argon2 = Argon2::new(Algorithm::Argon2id, version, params);
+    let worked = argon2.hash_password_into_with_memory(password, salt, hash, &mut memory);
+    MEMORY.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
+    worked
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct HashPool {
     permits: Arc<Semaphore>,
-    /// What hashes before have worked in; one for each permit at most.
-    memory: Arc<Mutex<Vec<Vec<Block>>>>,
     waiting: Arc<AtomicUsize>,
     most_waiting: usize,
 }
@@ -82,7 +92,6 @@ impl HashPool {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             permits: Arc::new(Semaphore::new(cores)),
-            memory: Arc::default(),
             waiting: Arc::default(),
             most_waiting: cores * WAITING_PER_PERMIT,
         }
@@ -94,31 +103,23 @@ impl HashPool {
             let _place = Place::take(&self.waiting, self.most_waiting).ok_or(Busy)?;
             self.permits.clone().acquire_owned().await.map_err(|_| Busy)?
         };
-        let (hash, password, pool) = (hash.clone(), Secret::new(password.to_owned()), Arc::clone(&self.memory));
+        let (hash, password) = (hash.clone(), Secret::new(password.to_owned()));
         let task = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let mut memory = pool.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-            let is_it = matches(&hash, password.expose().as_bytes(), &mut memory).unwrap_or(false);
-            pool.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
-            is_it
+            matches(&hash, password.expose().as_bytes()).unwrap_or(false)
         });
         task.await.map_err(|_| Busy)
     }
 }
 
-/// Whether `hash` is that of `password`, worked out in `memory`; `None` when it cannot be read.
-fn matches(hash: &PasswordHash, password: &[u8], memory: &mut Vec<Block>) -> Option<bool> {
+/// Whether `hash` is that of `password`; `None` when it cannot be read.
+fn matches(hash: &PasswordHash, password: &[u8]) -> Option<bool> {
     let parsed = phc::PasswordHash::new(&hash.0).ok()?;
     let params = Params::try_from(&parsed).ok()?;
     let version = parsed.version.map_or(Ok(Version::V0x13), Version::try_from).ok()?;
     let (salt, expected) = (parsed.salt?, parsed.hash?);
-    let blocks = params.block_count();
-    if memory.len() < blocks {
-        memory.resize(blocks, Block::new());
-    }
     let mut found = vec![0; expected.len()];
-    let argon2 = Argon2::new(Algorithm::Argon2id, version, params);
-    argon2.hash_password_into_with_memory(password, salt.as_ref(), &mut found, memory.get_mut(..blocks)?).ok()?;
+    work(params, version, password, salt.as_ref(), &mut found).ok()?;
     Some(verify_slices_are_equal(&found, expected.as_ref()).is_ok())
 }
 
@@ -190,7 +191,8 @@ mod tests {
                 assert_eq!(pool.verify(&hash, password).await, Ok(password == "password"), "{name}: {password}");
             }
         }
-        assert_eq!(pool.memory.lock().unwrap().len(), 1, "one hash at a time");
+        let hash = hash_with(b"password", b"somesalt", Params::new(64, 2, 1, None).unwrap());
+        assert_eq!(hash, OTHERS[0].1);
     }
 
     #[tokio::test]

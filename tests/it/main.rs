@@ -52,6 +52,7 @@ mod routing;
 mod secrets;
 mod slow;
 mod smuggling;
+mod soak;
 mod status;
 mod support;
 mod threat_model;
