@@ -65,7 +65,7 @@ impl Successor {
         let process = Command::new(program)
             .args(std::env::args_os().skip(1))
             .env(MARK, "1")
-            // The service manager counts on the one that it knows.
+            // The watchdog of the service manager is the next one's too, though it was not started by it.
             .env_remove("WATCHDOG_PID")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()

@@ -215,8 +215,10 @@ impl Exchange {
     pub(super) fn refused(&mut self, reject: &Reject) {
         self.status = reject.status().as_u16();
         self.reason = Some(reject.code());
-        self.cause = self.gateway().access_log.is_some().then(|| reject.to_string());
-        if reject.is_denial() {
+        let denied = reject.is_denial();
+        // A denial is told of beside the log too.
+        self.cause = (denied || self.gateway().access_log.is_some()).then(|| reject.to_string());
+        if denied {
             self.decision = Decision::Denied;
         }
         let limit = match reject {

@@ -64,27 +64,18 @@ impl Busy {
         });
         let tables = format!(
             r#"
-[listeners.secure]
-address = "127.0.0.1:0"
-tls = {{ certificates = [{{ cert = "tls.crt", key = "tls.key" }}] }}
+{surroundings}
 [issuers.away.jwt]
 issuer = "https://away.test"
 audience = ["{AUDIENCE}"]
 jwks_url = "{url}/keys"
-[issuers.asked.introspection]
-url = "{url}/introspect"
-client_id = "gateway"
-client_secret = {{ env = "CLIENT_SECRET" }}
-audience = ["{AUDIENCE}"]
-token_prefix = "asked-"
-[upstreams.nobody]
-servers = ["http://127.0.0.1:1"]
 [[routes]]
 name = "nobody"
 path = "/nobody"
 upstream = "nobody"
 allow = [{{ public = true }}]
 "#,
+            surroundings = server::surroundings(&issuers.url()),
             url = issuers.url()
         );
         let site = server::builder().more(&tables).file("tls.crt", identity.cert).file("tls.key", identity.key).start();

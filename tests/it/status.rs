@@ -39,17 +39,7 @@ fn busy() -> Site {
     let identity = Authority::new().identity(&["localhost"]);
     let tables = format!(
         r#"
-[listeners.secure]
-address = "127.0.0.1:0"
-tls = {{ certificates = [{{ cert = "tls.crt", key = "tls.key" }}] }}
-[issuers.asked.introspection]
-url = "{url}/introspect"
-client_id = "gateway"
-client_secret = {{ env = "CLIENT_SECRET" }}
-audience = ["{AUDIENCE}"]
-token_prefix = "asked-"
-[upstreams.nobody]
-servers = ["http://127.0.0.1:1"]
+{surroundings}
 [[routes]]
 name = "nobody"
 hosts = ["*.nobody.test"]
@@ -57,7 +47,7 @@ path = "/nobody"
 upstream = "nobody"
 allow = [{{ public = true }}]
 "#,
-        url = issuer.url()
+        surroundings = server::surroundings(&issuer.url())
     );
     let site = server::builder().more(&tables).file("tls.crt", identity.cert).file("tls.key", identity.key).start();
     let (own, _) = server::tokens(&server::log_in(&site, "billing", &[]));
@@ -72,6 +62,15 @@ allow = [{{ public = true }}]
     site.send(&Req::get("/nobody").host("a.nobody.test"));
     site.get("/nowhere-to-go", None);
     site
+}
+
+#[test]
+fn a_denial_tells_its_cause_without_an_access_log_too() {
+    let site = server::builder().more("[log]\naccess = false\n").start();
+    assert_eq!(site.get("/orders/7", Some("a.b.c")).status, 401);
+    until("it is among the denials", || json_of(&site)["denials"][0]["reason"] == "malformed");
+    let cause = &json_of(&site)["denials"][0]["cause"];
+    assert!(cause.as_str().is_some_and(|cause| !cause.is_empty()), "{cause}");
 }
 
 #[test]

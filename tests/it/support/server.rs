@@ -6,6 +6,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use form_urlencoded::Serializer;
 
 use super::http::{Req, Response};
+use super::mint::AUDIENCE;
 use super::secrets;
 use super::site::{Site, SiteBuilder};
 
@@ -318,6 +319,26 @@ pub fn tokens(answer: &Response) -> (String, String) {
 
 pub fn builder() -> SiteBuilder {
     Site::builder().more(CLIENTS).file("users.toml", users()).env("CLIENT_SECRET", SECRET)
+}
+
+/// A TLS listener with the certificate `tls.crt`, an issuer at `url` that is asked about tokens, and an upstream where nobody
+/// is.
+pub fn surroundings(url: &str) -> String {
+    format!(
+        r#"
+[listeners.secure]
+address = "127.0.0.1:0"
+tls = {{ certificates = [{{ cert = "tls.crt", key = "tls.key" }}] }}
+[issuers.asked.introspection]
+url = "{url}/introspect"
+client_id = "gateway"
+client_secret = {{ env = "CLIENT_SECRET" }}
+audience = ["{AUDIENCE}"]
+token_prefix = "asked-"
+[upstreams.nobody]
+servers = ["http://127.0.0.1:1"]
+"#
+    )
 }
 
 pub fn start() -> Site {
