@@ -69,7 +69,7 @@ enum Source {
 #[derive(Debug, thiserror::Error)]
 pub enum BrokenAnswer {
     #[error("the upstream broke off: {0}")]
-    Upstream(#[from] hyper::Error),
+    Upstream(#[from] std::io::Error),
     #[error("no byte for {0:?}")]
     Idle(Duration),
     #[error("the token expired")]

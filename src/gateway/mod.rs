@@ -262,9 +262,9 @@ impl Worker {
             return Ok(Answer::Upstream { response, ends_at });
         }
         let (Some(upgrade), Some(caller)) = (upgrade, caller_upgrade) else { return Err(Reject::Upgrade) };
-        let server = hyper::upgrade::on(&mut response);
-        let (head, lease) = switch_response(&upgrade, response, &route.plan.forward);
-        Ok(Answer::Tunnel { response: head, tunnel: Pending { caller, server, ends_at, lease } })
+        let (head, body) = switch_response(&upgrade, response, &route.plan.forward);
+        let server = body.into_switched().ok_or(Reject::Upgrade)?;
+        Ok(Answer::Tunnel { response: head, tunnel: Pending { caller, server, ends_at } })
     }
 
     async fn authorization_server(
@@ -295,9 +295,9 @@ impl Worker {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             exchange.connection.activity.switch();
         }
-        let Pending { caller, server, ends_at, lease } = tunnel;
+        let Pending { caller, server, ends_at } = tunnel;
         let idle = self.gateway.limits.stream_idle;
-        tokio::spawn(Tunnel { caller, server, idle, ends_at, lease, exchange }.run());
+        tokio::spawn(Tunnel { caller, server, idle, ends_at, exchange }.run());
         response.map(|()| ResponseBody::nothing())
     }
 }
@@ -312,9 +312,8 @@ enum Answer {
 /// A tunnel whose ends are not there yet.
 struct Pending {
     caller: OnUpgrade,
-    server: OnUpgrade,
+    server: crate::upstream::Switched,
     ends_at: Option<Instant>,
-    lease: crate::upstream::ResponseBody,
 }
 
 enum GoesTo<'a> {
@@ -486,13 +485,13 @@ fn refusal(denied: &Denied<'_>, route: &Route) -> Reject {
     }
 }
 
-/// The head of the answer to a switch of protocols, and what keeps the upstream's connection.
+/// The head of the answer to a switch of protocols, and its body with the upstream's connection.
 fn switch_response(
     upgrade: &UpgradeWanted,
     response: Response<crate::upstream::ResponseBody>,
     forward: &plan::Forward,
 ) -> (Response<()>, crate::upstream::ResponseBody) {
-    let (mut parts, lease) = response.into_parts();
+    let (mut parts, body) = response.into_parts();
     let protocol = parts.headers.get(header::UPGRADE).cloned();
     transform::response_head(forward, &mut parts.headers);
     if upgrade.by_connect {
@@ -506,7 +505,7 @@ fn switch_response(
         }
     }
     parts.extensions.clear();
-    (Response::from_parts(parts, ()), lease)
+    (Response::from_parts(parts, ()), body)
 }
 
 fn logged_host(parts: &Parts) -> Option<HeaderValue> {

@@ -16,11 +16,10 @@ use crate::upstream;
 
 pub(super) struct Tunnel {
     pub(super) caller: OnUpgrade,
-    pub(super) server: OnUpgrade,
+    /// Its place at the upstream is taken until the end of the tunnel.
+    pub(super) server: upstream::Switched,
     pub(super) idle: Duration,
     pub(super) ends_at: Option<Instant>,
-    /// Keeps the upstream's connection counted until the end of the tunnel.
-    pub(super) lease: upstream::ResponseBody,
     /// Told of at the end of the tunnel.
     pub(super) exchange: Box<Exchange>,
 }
@@ -29,7 +28,7 @@ impl Tunnel {
     /// Runs until both directions are closed.
     pub(super) async fn run(mut self) {
         let outcome = self.copy().await;
-        drop(self.lease);
+        drop(self.server);
         match outcome {
             Ok(bytes) => {
                 self.exchange.complete = true;
@@ -41,11 +40,10 @@ impl Tunnel {
 
     async fn copy(&mut self) -> Result<u64, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let (caller, server) = tokio::try_join!(&mut self.caller, &mut self.server).map_err(|error| text(&error))?;
+        let caller = (&mut self.caller).await.map_err(|error| text(&error))?;
         let last_byte = Arc::new(LastByte::new());
         let mut caller = Observed { io: TokioIo::new(caller), last_byte: Arc::clone(&last_byte) };
-        let mut server = TokioIo::new(server);
-        let copy = tokio::io::copy_bidirectional(&mut caller, &mut server);
+        let copy = tokio::io::copy_bidirectional(&mut caller, &mut self.server);
         tokio::pin!(copy);
         loop {
             let silent_until = last_byte.moment() + self.idle;

@@ -10,18 +10,14 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 
+use super::http1::{Http1, Stream};
 use super::pool::Sender;
 use super::resolve::Name;
-use super::watched::Watched;
 use super::{ServerUrl, Settings, Slot};
 use crate::tls::TlsError;
 
-/// Bodies are read in pieces of at most this: fewer system calls for big ones, a bounded buffer for each connection.
-const MAX_BUFFER_BYTES: usize = 256 * 1024;
-/// Largest head of an answer.
-const MAX_HEAD_BYTES: usize = 128 * 1024;
-/// Fields in the head of an answer.
-const MAX_HEADERS: usize = 256;
+/// Largest head of an answer in HTTP/2.
+const MAX_HEAD_BYTES: u32 = 128 * 1024;
 /// An HTTP/2 connection that brings nothing for this long although requests are open is asked whether it still lives...
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// ... and has this long to say so.
@@ -68,7 +64,7 @@ impl Connector {
     }
 
     /// Every address of the name is tried. `slot` is held for as long as the connection lives.
-    pub(super) async fn connect(&self, slot: Arc<Slot>) -> io::Result<Sender> {
+    pub(super) async fn connect(&self, slot: Slot) -> io::Result<Sender> {
         let stream = match &self.target {
             Target::Tcp(name, limit) => reach(name, *limit).await?,
             Target::Unix(path) => return self.handshake(UnixStream::connect(path).await?, self.http2, slot).await,
@@ -85,43 +81,26 @@ impl Connector {
         }
     }
 
-    async fn handshake<I>(&self, stream: I, http2: bool, slot: Arc<Slot>) -> io::Result<Sender>
-    where
-        I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-    {
-        if http2 {
-            let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
-                .adaptive_window(true)
-                .keep_alive_interval(KEEP_ALIVE)
-                .keep_alive_timeout(KEEP_ALIVE_ANSWER)
-                .handshake(TokioIo::new(stream))
-                .await
-                .map_err(io::Error::other)?;
-            tokio::spawn(async move {
-                let _slot = slot;
-                if let Err(error) = connection.await {
-                    tracing::debug!(event = "upstream.connection_failed", %error);
-                }
-            });
-            return Ok(Sender::Http2(sender));
+    async fn handshake(&self, stream: impl Stream + 'static, http2: bool, slot: Slot) -> io::Result<Sender> {
+        if !http2 {
+            return Ok(Sender::Http1(Http1::new(stream, slot)));
         }
-        let (sender, connection) = hyper::client::conn::http1::Builder::new()
-            .max_header_size(MAX_HEAD_BYTES)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(MAX_BUFFER_BYTES)
-            .handshake(TokioIo::new(Watched::new(stream, Arc::clone(&slot))))
+        let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_header_list_size(MAX_HEAD_BYTES)
+            .adaptive_window(true)
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE_ANSWER)
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
-        let counted = Arc::clone(&slot);
         tokio::spawn(async move {
-            let _slot = counted;
-            if let Err(error) = connection.with_upgrades().await {
+            let _slot = slot;
+            if let Err(error) = connection.await {
                 tracing::debug!(event = "upstream.connection_failed", %error);
             }
         });
-        Ok(Sender::Http1(sender, slot))
+        Ok(Sender::Http2(sender))
     }
 }
 

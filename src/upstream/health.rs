@@ -31,9 +31,9 @@ pub struct Health {
 #[derive(Debug, thiserror::Error)]
 enum Ill {
     #[error("{0}")]
-    Connect(#[from] std::io::Error),
+    Http1(#[from] std::io::Error),
     #[error("{0}")]
-    Broken(#[from] hyper::Error),
+    Http2(#[from] hyper::Error),
     #[error("no answer within {0:?}")]
     Timeout(Duration),
     #[error("the answer was {0}")]
@@ -79,22 +79,23 @@ async fn check(server: &Server, health: &Health) -> Result<(), Ill> {
     let limit = health.interval.clamp(TIMEOUT.0, TIMEOUT.1);
     let exchange = async {
         let slot = Slot::take(&Arc::default(), 1).ok_or_else(|| std::io::Error::other("no place"))?;
-        let mut request = Request::new(RequestBody::empty());
+        let mut request = Request::new(());
         *request.uri_mut() = health.path.clone().into();
         let headers = request.headers_mut();
         headers.insert(HOST, server.authority.clone());
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))));
-        let answer = match server.connector.connect(Arc::new(slot)).await? {
-            Sender::Http1(mut sender, _) => {
+        let status = match server.connector.connect(slot).await? {
+            Sender::Http1(mut connection) => {
                 request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                sender.send_request(request).await?
+                let answer = connection.send(&request, RequestBody::empty()).await;
+                answer.map_err(|unanswered| unanswered.error)?.status()
             }
             Sender::Http2(mut sender) => {
-                to_http2(&mut request, server.connector.is_tls());
-                sender.send_request(request).await?
+                let request = to_http2(request.map(|()| RequestBody::empty()), server.connector.is_tls());
+                sender.send_request(request).await?.status()
             }
         };
-        if answer.status().is_success() { Ok(()) } else { Err(Ill::Status(answer.status())) }
+        if status.is_success() { Ok(()) } else { Err(Ill::Status(status)) }
     };
     tokio::time::timeout(limit, exchange).await.map_err(|_| Ill::Timeout(limit))?
 }

@@ -1,18 +1,19 @@
 //! Where requests go: pools of kept-alive connections to the servers of each upstream. Nothing is sent without a `Permit`.
 
+mod answer;
 mod balance;
 mod body;
 mod budget;
 mod connect;
 mod dialect;
 mod health;
+mod http1;
 mod pool;
 mod resolve;
 mod server_url;
 mod standing;
-mod watched;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ pub use balance::Balance;
 pub use body::ResponseBody;
 pub use dialect::Dialect;
 pub use health::Health;
+pub use http1::Switched;
 pub use pool::Pools;
 pub use server_url::ServerUrl;
 
@@ -70,7 +72,7 @@ pub enum SendError {
     #[error("all {limit} connections to {server} are in use")]
     Busy { server: String, limit: usize },
     #[error("{server} broke off: {source}")]
-    Broken { server: String, source: Arc<hyper::Error> },
+    Broken { server: String, source: Arc<std::io::Error> },
     #[error("no answer of {server} within {limit:?}")]
     Timeout { server: String, limit: Duration },
     #[error("all servers of {upstream} are out")]
@@ -313,9 +315,11 @@ impl Pools {
         outgoing: Outgoing,
     ) -> Result<Response<ResponseBody>, SendError> {
         let upstream = &self.upstreams[index];
-        let Outgoing { mut request, host_of_server, body, .. } = outgoing;
+        let Outgoing { request, host_of_server, body, .. } = outgoing;
+        let (parts, mut content) = request.into_parts();
+        let mut request = Request::from_parts(parts, ());
         // What is sent again must be the same in full: only a request without a body can be kept.
-        let repeatable = request.body().is_empty() && upstream.settings.retries > 0;
+        let repeatable = content.is_empty() && upstream.settings.retries > 0;
         let idempotent = is_idempotent(request.method());
         let mut retries_left = upstream.settings.retries;
         loop {
@@ -324,7 +328,6 @@ impl Pools {
             if host_of_server {
                 request.headers_mut().insert(http::header::HOST, server.authority.clone());
             }
-            let copy = repeatable.then(|| clone_head(&request));
             progress.shared = None;
             let error = match self.checkout(index, choice.place).await {
                 Err(error) => {
@@ -334,7 +337,7 @@ impl Pools {
                     }
                     error
                 }
-                Ok(connection) => match connection.send(request, &mut progress.shared).await {
+                Ok(connection) => match connection.send(&request, content, &mut progress.shared).await {
                     Ok(response) => {
                         upstream.answered(choice);
                         return Ok(response.map(|body| body.counted(progress.running.take())));
@@ -342,21 +345,23 @@ impl Pools {
                     Err(failure) => {
                         let source = Arc::new(failure.error);
                         let error = SendError::Broken { server: server.url.to_string(), source };
-                        let again = match (failure.unsent, copy) {
+                        let again = match failure.unsent {
                             // The server closed a kept connection: that says nothing of the next.
-                            (Some(unsent), _) if failure.reused => {
-                                request = unsent;
+                            Some(unsent) if failure.reused => {
+                                content = unsent;
                                 continue;
                             }
-                            (Some(unsent), _) => Some(unsent),
-                            (None, copy) if failure.unprocessed => copy,
-                            (None, copy) => copy.filter(|_| idempotent && !failure.heard),
+                            Some(unsent) => Some(unsent),
+                            None => {
+                                let may = failure.unprocessed || (idempotent && !failure.heard);
+                                (repeatable && may).then(RequestBody::empty)
+                            }
                         };
                         if !failure.unprocessed && body.error().is_none() {
                             upstream.failed(choice, &error);
                         }
                         let Some(again) = again else { return Err(error) };
-                        request = again;
+                        content = again;
                         error
                     }
                 },
@@ -404,21 +409,10 @@ fn is_idempotent(method: &http::Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(method)
 }
 
-fn clone_head(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
-}
-
 /// One of a server's connections; gives the place back when dropped.
 #[derive(Debug)]
 struct Slot {
     places: Arc<Places>,
-    /// Whether the server has said anything since it was last asked.
-    heard: AtomicBool,
     since: Instant,
 }
 
@@ -428,21 +422,9 @@ impl Slot {
             .taken
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| (taken < limit).then_some(taken + 1))
             .is_ok()
-            .then(|| Self { places: Arc::clone(places), heard: AtomicBool::new(false), since: Instant::now() })
+            .then(|| Self { places: Arc::clone(places), since: Instant::now() })
     }
 
-    /// From now on it counts what the server says.
-    fn listen(&self) {
-        self.heard.store(false, Ordering::Relaxed);
-    }
-
-    fn hear(&self) {
-        self.heard.store(true, Ordering::Relaxed);
-    }
-
-    fn heard(&self) -> bool {
-        self.heard.load(Ordering::Relaxed)
-    }
 }
 
 impl Drop for Slot {

@@ -4,15 +4,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use http::header::{HeaderValue, TRANSFER_ENCODING};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, StatusCode};
-use http_body::Body;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::balance::Choice;
+use super::http1::{Http1, Unanswered};
 use super::resolve::RENEWAL;
 use super::{ResponseBody, SendError, Slot, Upstream};
 use crate::net::body::RequestBody;
@@ -77,15 +76,13 @@ enum Dialled {
 
 #[derive(Debug)]
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
-    /// Held by the connection itself: a place is free as soon as the server has closed.
-    slot: Weak<Slot>,
+    connection: Box<Http1>,
     since: Instant,
 }
 
 #[derive(Debug)]
 pub(super) enum Sender {
-    Http1(http1::SendRequest<RequestBody>, Arc<Slot>),
+    Http1(Box<Http1>),
     Http2(http2::SendRequest<RequestBody>),
 }
 
@@ -117,9 +114,9 @@ impl SharedConnection {
 }
 
 pub(super) struct SendFailure {
-    pub error: hyper::Error,
-    /// The request, when not a byte of it was sent.
-    pub unsent: Option<Request<RequestBody>>,
+    pub error: std::io::Error,
+    /// The body, when not a byte of the request was sent.
+    pub unsent: Option<RequestBody>,
     /// The server said that it did nothing with the request.
     pub unprocessed: bool,
     /// The server began to answer.
@@ -159,7 +156,7 @@ impl Pools {
     /// Closes connections that were unused for long. To be called now and then.
     pub fn close_idle(&self) {
         for pool in self.pools.iter().flatten() {
-            pool.lock().retain(|idle| idle.since.elapsed() < IDLE && !idle.sender.is_closed());
+            pool.lock().retain_mut(|idle| idle.since.elapsed() < IDLE && idle.connection.is_open());
         }
     }
 
@@ -245,7 +242,7 @@ async fn connect(upstream: &Upstream, place: usize) -> Result<Sender, SendError>
     };
     let slot = slot.ok_or_else(|| SendError::Busy { server: server.url.to_string(), limit })?;
     upstream.metrics.connects.inc();
-    let error = match tokio::time::timeout(timeout, server.connector.connect(Arc::new(slot))).await {
+    let error = match tokio::time::timeout(timeout, server.connector.connect(slot)).await {
         Ok(Ok(sender)) => return Ok(sender),
         Ok(Err(source)) => SendError::Connect { server: server.url.to_string(), source: Arc::new(source) },
         Err(_) => SendError::ConnectTimeout { server: server.url.to_string(), limit: timeout },
@@ -301,49 +298,24 @@ impl ServerPool {
 
     fn take(&self) -> Option<Sender> {
         let mut idle = self.lock();
-        while let Some(Idle { sender, slot, .. }) = idle.pop() {
-            if sender.is_ready()
-                && let Some(slot) = slot.upgrade()
-            {
-                return Some(Sender::Http1(sender, slot));
+        while let Some(Idle { mut connection, .. }) = idle.pop() {
+            if connection.is_open() {
+                return Some(Sender::Http1(connection));
             }
         }
         None
     }
 
-    fn give_back(&self, sender: http1::SendRequest<RequestBody>, slot: &Arc<Slot>) {
+    /// Takes a connection whose answer was read to its end.
+    pub(super) fn give_back(&self, mut connection: Box<Http1>) {
+        if !connection.can_go_on() || self.is_old(connection.slot().since) {
+            return;
+        }
+        connection.shrink();
         let mut idle = self.lock();
-        if idle.len() < self.keep && !self.is_old(slot.since) {
-            idle.push(Idle { sender, slot: Arc::downgrade(slot), since: Instant::now() });
+        if idle.len() < self.keep {
+            idle.push(Idle { connection, since: Instant::now() });
         }
-    }
-}
-
-/// Brings an HTTP/1.1 connection back into its pool once the answer was read to its end.
-#[derive(Debug)]
-pub(super) struct Lease {
-    sender: http1::SendRequest<RequestBody>,
-    /// An upgraded connection lives on when hyper has let go of it, and is counted by this.
-    slot: Arc<Slot>,
-    pool: Weak<ServerPool>,
-}
-
-impl Lease {
-    pub(super) fn give_back(mut self) {
-        let Some(pool) = self.pool.upgrade() else { return };
-        if self.sender.is_closed() {
-            return;
-        }
-        if self.sender.is_ready() {
-            pool.give_back(self.sender, &self.slot);
-            return;
-        }
-        // The answer came before the request was sent to its end; the connection is worth keeping if that ends soon.
-        tokio::spawn(async move {
-            if let Ok(Ok(())) = tokio::time::timeout(IDLE, self.sender.ready()).await {
-                pool.give_back(self.sender, &self.slot);
-            }
-        });
     }
 }
 
@@ -351,42 +323,29 @@ impl Connection {
     /// Sends the request; tells in `on` if that is on a connection which others use too.
     pub(super) async fn send(
         self,
-        mut request: Request<RequestBody>,
+        request: &Request<()>,
+        body: RequestBody,
         on: &mut Option<SharedConnection>,
     ) -> Result<Response<ResponseBody>, SendFailure> {
         let Self { sender, pool, generation, reused } = self;
         match sender {
-            Sender::Http1(mut sender, slot) => {
-                *request.version_mut() = http::Version::HTTP_11;
-                // Left to itself, the library drops a body of unknown length from GET and HEAD.
-                if request.body().size_hint().exact().is_none() {
-                    request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-                }
-                slot.listen();
-                let response = sender.try_send_request(request).await.map_err(|mut failure| {
-                    let (unsent, heard) = (failure.take_message(), slot.heard());
-                    SendFailure { error: failure.into_error(), unsent, unprocessed: false, heard, reused }
+            Sender::Http1(mut connection) => {
+                let response = connection.send(request, body).await.map_err(|unanswered| {
+                    let Unanswered { error, unsent, heard } = unanswered;
+                    SendFailure { error, unsent, unprocessed: false, heard, reused }
                 })?;
-                let lease = Lease { sender, slot, pool: Arc::downgrade(&pool) };
                 let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-                Ok(response.map(|body| match switches {
-                    true => ResponseBody::switched(body, lease),
-                    false => ResponseBody::new(body, Some(lease)),
+                Ok(response.map(|()| match switches {
+                    true => ResponseBody::switched(connection),
+                    false => ResponseBody::http1(connection, &pool),
                 }))
             }
             Sender::Http2(mut sender) => {
                 let tls = pool.tls;
                 let shared = on.insert(SharedConnection { pool, generation });
-                let (uri, host) = (request.uri().clone(), request.headers().get(http::header::HOST).cloned());
-                to_http2(&mut request, tls);
+                let request = to_http2(request.clone().map(|()| body), tls);
                 let response = sender.try_send_request(request).await.map_err(|mut failure| {
-                    let unsent = failure.take_message().map(|mut request| {
-                        *request.uri_mut() = uri;
-                        if let Some(host) = host {
-                            request.headers_mut().insert(http::header::HOST, host);
-                        }
-                        request
-                    });
+                    let unsent = failure.take_message().map(Request::into_body);
                     let error = failure.into_error();
                     let source =
                         std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
@@ -395,9 +354,10 @@ impl Connection {
                         shared.forget();
                     }
                     let unprocessed = source.is_some_and(is_unprocessed);
+                    let error = std::io::Error::other(error);
                     SendFailure { error, unsent, unprocessed, heard: false, reused }
                 })?;
-                Ok(response.map(|body| ResponseBody::new(body, None)))
+                Ok(response.map(ResponseBody::http2))
             }
         }
     }
@@ -410,7 +370,7 @@ fn is_unprocessed(error: &h2::Error) -> bool {
 }
 
 /// HTTP/2 wants the authority in the target instead of `Host`.
-pub(super) fn to_http2(request: &mut Request<RequestBody>, tls: bool) {
+pub(super) fn to_http2(mut request: Request<RequestBody>, tls: bool) -> Request<RequestBody> {
     *request.version_mut() = http::Version::HTTP_2;
     let host = request.headers_mut().remove(http::header::HOST);
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
@@ -421,21 +381,26 @@ pub(super) fn to_http2(request: &mut Request<RequestBody>, tls: bool) {
         (Some(_), false) => Some(Scheme::HTTP),
     };
     *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
+    request
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn connections_to_a_name_are_renewed_and_those_to_an_address_are_kept() {
         for (named, age, kept) in [(true, RENEWAL / 2, 1), (true, RENEWAL, 0), (false, RENEWAL * 9, 1)] {
             let pool = ServerPool { keep: 9, named, ..ServerPool::default() };
-            let slot = Arc::new(Slot::take(&Arc::default(), 1).unwrap());
-            let (ours, _theirs) = tokio::io::duplex(1);
-            let (sender, _connection) = http1::handshake(hyper_util::rt::TokioIo::new(ours)).await.unwrap();
+            let slot = Slot::take(&Arc::default(), 1).unwrap();
+            let (ours, mut theirs) = tokio::io::duplex(1 << 10);
+            let mut connection = Http1::new(ours, slot);
+            theirs.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            connection.send(&Request::new(()), RequestBody::empty()).await.unwrap();
             tokio::time::advance(age).await;
-            pool.give_back(sender, &slot);
+            pool.give_back(connection);
             assert_eq!(pool.lock().len(), kept, "{named} {age:?}");
         }
     }

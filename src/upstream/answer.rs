@@ -1,0 +1,233 @@
+//! The answer of an HTTP/1.1 server, out of the bytes as they come (RFC 9112 sections 4, 6 and 7): its head, where its body
+//! ends, and its body. Whatever has no clear end is an error.
+
+use std::io;
+use std::mem::MaybeUninit;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Response, StatusCode, Version};
+use http_body::{Frame, SizeHint};
+use hyper::ext::ReasonPhrase;
+
+/// Largest head of an answer, and largest trailers.
+const HEAD_BYTES: usize = 128 * 1024;
+/// Fields in the head of an answer.
+const FIELDS: usize = 256;
+/// Longest line with the size of a chunk; what follows the size means nothing to anybody.
+const CHUNK_LINE_BYTES: usize = 1024;
+
+/// How the end of an answer's body is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    Bytes(u64),
+    Chunked,
+    UntilClose,
+}
+
+impl Length {
+    /// RFC 9112 section 6.3. What framed the message is gone from `head`, but for one length.
+    pub(super) fn of(head: &mut Response<()>, asked: &Method) -> io::Result<Self> {
+        let chunked = is_chunked(head.headers())?;
+        let length = content_length(head.headers())?;
+        let version = head.version();
+        let headers = head.headers_mut();
+        headers.remove(header::TRANSFER_ENCODING);
+        if chunked {
+            headers.remove(header::CONTENT_LENGTH);
+        } else if let Some(length) = length {
+            // Said twice alike, it is said once.
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        if *asked == Method::HEAD
+            || head.status().is_informational()
+            || matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        {
+            return Ok(Self::Bytes(0));
+        }
+        match (chunked, length) {
+            (true, _) if version == Version::HTTP_10 => Err(invalid("chunks in an answer of HTTP/1.0")),
+            (true, _) => Ok(Self::Chunked),
+            (false, Some(length)) => Ok(Self::Bytes(length)),
+            (false, None) => Ok(Self::UntilClose),
+        }
+    }
+}
+
+/// No other coding was asked for, and none could be passed on. `identity` is what RFC 2616 called none.
+fn is_chunked(headers: &HeaderMap) -> io::Result<bool> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next().map(HeaderValue::as_bytes), codings.next()) {
+        (None, _) => Ok(false),
+        (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(true),
+        (Some(coding), None) if coding.eq_ignore_ascii_case(b"identity") => Ok(false),
+        _ => Err(invalid("a transfer coding that nobody asked for")),
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> io::Result<Option<u64>> {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next() else { return Ok(None) };
+    let digits = first.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let length = digits.and_then(|digits| digits.parse().ok()).filter(|_| lengths.all(|other| other == first));
+    length.map(Some).ok_or_else(|| invalid("a length that is none"))
+}
+
+/// Takes a head out of `input`, when all of it is there.
+pub(super) fn take_head(input: &mut BytesMut) -> io::Result<Option<Response<()>>> {
+    let Some(end) = end_of_fields(input) else {
+        return if input.len() > HEAD_BYTES { Err(invalid("a head that is too large")) } else { Ok(None) };
+    };
+    let bytes = input.split_to(end).freeze();
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &bytes, &mut fields);
+    if !status.map_err(invalid)?.is_complete() {
+        return Err(invalid("a head that ends too early"));
+    }
+    let mut head = Response::new(());
+    *head.version_mut() = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    *head.status_mut() = StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(invalid)?;
+    let reason = parsed.reason.unwrap_or_default();
+    if head.status().canonical_reason() != Some(reason)
+        && let Ok(reason) = ReasonPhrase::try_from(reason.as_bytes())
+    {
+        head.extensions_mut().insert(reason);
+    }
+    *head.headers_mut() = fields_of(&bytes, parsed.headers)?;
+    Ok(Some(head))
+}
+
+/// Values are not copied: they are parts of `bytes`.
+fn fields_of(bytes: &Bytes, parsed: &[httparse::Header<'_>]) -> io::Result<HeaderMap> {
+    let mut fields = HeaderMap::with_capacity(parsed.len());
+    for field in parsed {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(invalid)?;
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(invalid)?;
+        fields.append(name, value);
+    }
+    Ok(fields)
+}
+
+/// Where the empty line ends that ends a head or trailers.
+fn end_of_fields(input: &[u8]) -> Option<usize> {
+    memchr::memchr_iter(b'\n', input).find_map(|at| match &input[at + 1..] {
+        [b'\n', ..] => Some(at + 2),
+        [b'\r', b'\n', ..] => Some(at + 3),
+        _ => None,
+    })
+}
+
+/// An answer's body, as far as it was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Bytes that have to come.
+    Bytes(u64),
+    UntilClose,
+    /// The line with a chunk's size is next.
+    ChunkSize,
+    /// Bytes of the chunk that have to come.
+    Chunk(u64),
+    ChunkEnd,
+    Trailers,
+}
+
+impl Default for Answer {
+    fn default() -> Self {
+        Self::Bytes(0)
+    }
+}
+
+impl Answer {
+    pub(super) fn new(length: Length) -> Self {
+        match length {
+            Length::Bytes(bytes) => Self::Bytes(bytes),
+            Length::Chunked => Self::ChunkSize,
+            Length::UntilClose => Self::UntilClose,
+        }
+    }
+
+    pub(super) fn is_complete(self) -> bool {
+        self == Self::Bytes(0)
+    }
+
+    pub(super) fn size_hint(self) -> SizeHint {
+        match self {
+            Self::Bytes(left) => SizeHint::with_exact(left),
+            _ => SizeHint::default(),
+        }
+    }
+
+    /// The server has closed: the end of a body that only that ends, and else an error.
+    pub(super) fn cut(&mut self) -> io::Result<()> {
+        match std::mem::take(self) {
+            Self::UntilClose => Ok(()),
+            _ => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed before the end of its answer")),
+        }
+    }
+
+    /// Takes the next piece out of `input`; `None` when nothing is there, or nothing to come.
+    pub(super) fn take(&mut self, input: &mut BytesMut) -> io::Result<Option<Frame<Bytes>>> {
+        loop {
+            match self {
+                Self::Bytes(left) | Self::Chunk(left) if *left > 0 => {
+                    let bytes = input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    *left -= bytes as u64;
+                    return Ok(Some(bytes).filter(|bytes| *bytes > 0).map(|bytes| data(input, bytes)));
+                }
+                Self::Bytes(_) => return Ok(None),
+                Self::UntilClose => return Ok(Some(input.len()).filter(|b| *b > 0).map(|bytes| data(input, bytes))),
+                Self::Chunk(_) => *self = Self::ChunkEnd,
+                // To the parser, nothing is a size of 0.
+                Self::ChunkSize if input.first().is_some_and(|first| !first.is_ascii_hexdigit()) => {
+                    return Err(invalid("no size of a chunk"));
+                }
+                Self::ChunkSize => match httparse::parse_chunk_size(input).map_err(|_| invalid("no size of a chunk"))? {
+                    httparse::Status::Complete((line, size)) => {
+                        input.advance(line);
+                        *self = if size == 0 { Self::Trailers } else { Self::Chunk(size) };
+                    }
+                    httparse::Status::Partial if input.len() > CHUNK_LINE_BYTES => {
+                        return Err(invalid("a size of a chunk that is too long"));
+                    }
+                    httparse::Status::Partial => return Ok(None),
+                },
+                Self::ChunkEnd => match &input[..] {
+                    [b'\r', b'\n', ..] => {
+                        input.advance(2);
+                        *self = Self::ChunkSize;
+                    }
+                    [] | [b'\r'] => return Ok(None),
+                    _ => return Err(invalid("a chunk that is longer than its size")),
+                },
+                Self::Trailers => return self.take_trailers(input),
+            }
+        }
+    }
+
+    fn take_trailers(&mut self, input: &mut BytesMut) -> io::Result<Option<Frame<Bytes>>> {
+        if input.starts_with(b"\r\n") {
+            input.advance(2);
+            *self = Self::default();
+            return Ok(None);
+        }
+        let Some(end) = end_of_fields(input) else {
+            return if input.len() > HEAD_BYTES { Err(invalid("trailers that are too large")) } else { Ok(None) };
+        };
+        let bytes = input.split_to(end).freeze();
+        *self = Self::default();
+        let mut fields = [httparse::EMPTY_HEADER; FIELDS];
+        match httparse::parse_headers(&bytes, &mut fields).map_err(invalid)? {
+            httparse::Status::Complete((_, parsed)) => Ok(Some(Frame::trailers(fields_of(&bytes, parsed)?))),
+            httparse::Status::Partial => Err(invalid("trailers that end too early")),
+        }
+    }
+}
+
+fn data(input: &mut BytesMut, bytes: usize) -> Frame<Bytes> {
+    Frame::data(input.split_to(bytes).freeze())
+}
+
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}

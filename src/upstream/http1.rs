@@ -1,0 +1,408 @@
+//! HTTP/1.1 to a server (RFC 9112), one request at a time. A connection has no task of its own: it is moved on by whoever
+//! waits for the answer, so nobody is woken to wake somebody else.
+
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use super::Slot;
+use super::answer::{Answer, Length};
+use super::balance::Running;
+use crate::net::body::{BodyError, RequestBody};
+
+/// What is read at once, at first and at most: fewer system calls for big bodies, a bounded buffer for each connection.
+const READ_BYTES: (usize, usize) = (8 * 1024, 256 * 1024);
+/// Buffers that grew beyond this are not kept with an unused connection.
+const KEPT_BYTES: usize = 16 * 1024;
+
+/// What a connection runs over.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// A connection, and how far its request and answer are.
+pub(super) struct Http1 {
+    stream: Box<dyn Stream>,
+    slot: Slot,
+    /// Read and not taken.
+    input: BytesMut,
+    /// To be read at once.
+    read_bytes: usize,
+    output: Output,
+    answer: Answer,
+    /// Whether the server has said anything since it was last asked.
+    heard: bool,
+    /// Whether the server goes on with the connection after the answer.
+    keep: bool,
+}
+
+impl std::fmt::Debug for Http1 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Http1").field("slot", &self.slot).field("answer", &self.answer).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) struct Unanswered {
+    pub(super) error: io::Error,
+    /// The body, when not a byte of the request was sent.
+    pub(super) unsent: Option<RequestBody>,
+    /// The server began to answer.
+    pub(super) heard: bool,
+}
+
+impl Http1 {
+    pub(super) fn new(stream: impl Stream + 'static, slot: Slot) -> Box<Self> {
+        Box::new(Self {
+            stream: Box::new(stream),
+            slot,
+            input: BytesMut::new(),
+            read_bytes: READ_BYTES.0,
+            output: Output::default(),
+            answer: Answer::default(),
+            heard: false,
+            keep: true,
+        })
+    }
+
+    pub(super) fn slot(&self) -> &Slot {
+        &self.slot
+    }
+
+    /// Whether an unused connection may be used: the server has neither closed it nor said anything unasked.
+    pub(super) fn is_open(&mut self) -> bool {
+        self.poll_read(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    /// Sends a request and gives the head of its answer; the body comes with [`Self::poll_frame`].
+    pub(super) async fn send(
+        self: &mut Box<Self>,
+        request: &Request<()>,
+        body: RequestBody,
+    ) -> Result<Response<()>, Unanswered> {
+        (self.heard, self.keep) = (false, true);
+        self.output.begin(request, body);
+        let head = std::future::poll_fn(|cx| self.poll_head(cx, request.method())).await;
+        head.map_err(|error| Unanswered { error, unsent: self.output.unsent(), heard: self.heard })
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<io::Result<Response<()>>> {
+        self.poll_send(cx)?;
+        if let Some(failure) = self.output.failure.take_if(|_| !self.output.begun) {
+            // Whatever the server says, it does not say it of this request.
+            return Poll::Ready(Err(failure));
+        }
+        loop {
+            while let Some(mut head) = super::answer::take_head(&mut self.input)? {
+                if head.status().is_informational() && head.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    continue;
+                }
+                let length = Length::of(&mut head, method)?;
+                self.keep = length != Length::UntilClose && goes_on(&head);
+                self.answer = Answer::new(length);
+                return Poll::Ready(Ok(head));
+            }
+            if ready!(self.poll_read(cx))? == 0 {
+                // Why the request could not be sent says more than that there is no answer.
+                let closed = || io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection");
+                return Poll::Ready(Err(self.output.failure.take().unwrap_or_else(closed)));
+            }
+        }
+    }
+
+    /// The next piece of the answer's body, or its trailers.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if let Err(error) = self.poll_send(cx) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        loop {
+            if let Some(frame) = self.answer.take(&mut self.input)? {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            if self.answer.is_complete() {
+                return Poll::Ready(None);
+            }
+            if ready!(self.poll_read(cx))? == 0 {
+                return Poll::Ready(self.answer.cut().err().map(Err));
+            }
+        }
+    }
+
+    pub(super) fn is_answered(&self) -> bool {
+        self.answer.is_complete()
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.answer.size_hint()
+    }
+
+    /// Whether another request may be sent after this one.
+    pub(super) fn can_go_on(&self) -> bool {
+        self.keep && self.answer.is_complete() && self.output.is_sent() && self.input.is_empty()
+    }
+
+    /// Lets go of what one request made large.
+    pub(super) fn shrink(&mut self) {
+        if self.input.capacity() > KEPT_BYTES {
+            self.input = BytesMut::new();
+        }
+        self.read_bytes = READ_BYTES.0;
+    }
+
+    /// The bytes of both directions, after a switch of protocols.
+    pub(super) fn into_switched(self) -> Switched {
+        Switched { early: self.input.freeze(), stream: self.stream, running: None, _slot: self.slot }
+    }
+
+    /// Sends what can be sent now. Only what is wrong with the body is an error here: a server that reads no more may still
+    /// have answered.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.output.is_sent() {
+            return Ok(());
+        }
+        match self.output.poll(cx, &mut *self.stream) {
+            Poll::Ready(Err(error)) => Err(io::Error::other(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Gives 0 when the server has closed.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.input.reserve(self.read_bytes);
+        let room = self.input.capacity() - self.input.len();
+        let bytes = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx))?;
+        self.heard |= bytes > 0;
+        if bytes == room {
+            self.read_bytes = (self.read_bytes * 2).min(READ_BYTES.1);
+        }
+        Poll::Ready(Ok(bytes))
+    }
+}
+
+/// Whether the server goes on with the connection after this answer (RFC 9112 section 9.3).
+fn goes_on(head: &Response<()>) -> bool {
+    let says = |token| crate::net::headers::has_token(head.headers(), header::CONNECTION, token);
+    match head.version() {
+        Version::HTTP_11 => !says("close"),
+        _ => says("keep-alive"),
+    }
+}
+
+/// A request on its way out.
+#[derive(Debug, Default)]
+struct Output {
+    /// A head, or the size of a chunk.
+    before: Vec<u8>,
+    chunk: Bytes,
+    /// What ends the chunk, or the body.
+    after: &'static [u8],
+    /// Of `before`.
+    written: usize,
+    /// `None` when nothing more comes of it.
+    body: Option<RequestBody>,
+    framing: Framing,
+    /// Whether a byte was written, or anything taken from the body.
+    begun: bool,
+    sent: bool,
+    /// Why the server did not take all of it.
+    failure: Option<io::Error>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Framing {
+    /// With the bytes that have to come.
+    Length(u64),
+    #[default]
+    Chunked,
+}
+
+impl Output {
+    fn begin(&mut self, request: &Request<()>, body: RequestBody) {
+        let length = body.size_hint().exact();
+        self.before.clear();
+        write_head(&mut self.before, request, length);
+        self.framing = length.map_or(Framing::Chunked, Framing::Length);
+        (self.written, self.begun, self.sent, self.failure) = (0, false, false, None);
+        (self.chunk, self.after) = (Bytes::new(), b"");
+        self.body = Some(body);
+    }
+
+    fn is_sent(&self) -> bool {
+        self.sent
+    }
+
+    /// The body, if the server can have seen nothing of the request.
+    fn unsent(&mut self) -> Option<RequestBody> {
+        self.body.take().filter(|_| !self.begun)
+    }
+
+    /// Until all of it is sent, or will never be.
+    fn poll(&mut self, cx: &mut Context<'_>, stream: &mut dyn Stream) -> Poll<Result<(), BodyError>> {
+        loop {
+            // So that a head and the beginning of its body leave together.
+            let waits_for_body = self.poll_body(cx)?.is_pending();
+            match self.poll_write(cx, stream) {
+                Poll::Ready(Ok(())) if waits_for_body => return Poll::Pending,
+                Poll::Ready(Ok(())) if self.body.is_some() => {}
+                Poll::Ready(Ok(())) => break,
+                Poll::Ready(Err(error)) => {
+                    self.failure = Some(error);
+                    break;
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if self.before.capacity() > KEPT_BYTES {
+            self.before = Vec::new();
+        }
+        self.sent = true;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes the next piece of the body, when the one before it is sent.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(Ok(())) };
+        if !self.chunk.is_empty() || !self.after.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let frame = match body.is_end_stream() {
+            true => None,
+            false => ready!(Pin::new(body).poll_frame(cx)),
+        };
+        self.begun |= frame.is_some();
+        if self.written == self.before.len() {
+            self.before.clear();
+            self.written = 0;
+        }
+        let data = match frame {
+            Some(frame) => frame?.into_data().unwrap_or_default(),
+            None => {
+                self.body = None;
+                match self.framing {
+                    Framing::Length(0) => {}
+                    Framing::Length(_) => return Poll::Ready(Err(BodyError::Aborted)),
+                    Framing::Chunked => self.after = b"0\r\n\r\n",
+                }
+                return Poll::Ready(Ok(()));
+            }
+        };
+        match &mut self.framing {
+            Framing::Length(left) => *left = left.checked_sub(data.len() as u64).ok_or(BodyError::Aborted)?,
+            // An empty chunk would be the last.
+            Framing::Chunked if data.is_empty() => {}
+            Framing::Chunked => {
+                self.before.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+                self.after = b"\r\n";
+            }
+        }
+        self.chunk = data;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, stream: &mut dyn Stream) -> Poll<io::Result<()>> {
+        loop {
+            let before = &self.before[self.written..];
+            if self.chunk.is_empty() && self.after.is_empty() {
+                if before.is_empty() {
+                    return Pin::new(stream).poll_flush(cx);
+                }
+                self.written += ready!(wrote(Pin::new(&mut *stream).poll_write(cx, before)))?;
+                self.begun = true;
+                continue;
+            }
+            let pieces = [IoSlice::new(before), IoSlice::new(&self.chunk), IoSlice::new(self.after)];
+            let mut bytes = ready!(wrote(Pin::new(&mut *stream).poll_write_vectored(cx, &pieces)))?;
+            self.begun = true;
+            for (length, piece) in [before.len(), self.chunk.len(), self.after.len()].into_iter().zip(0..) {
+                let taken = bytes.min(length);
+                bytes -= taken;
+                match piece {
+                    0 => self.written += taken,
+                    1 => self.chunk.advance(taken),
+                    _ => self.after = &self.after[taken..],
+                }
+            }
+        }
+    }
+}
+
+/// A stream that takes nothing will never take anything.
+fn wrote(polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    match polled {
+        Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        polled => polled,
+    }
+}
+
+/// What is said of the body is what will be sent, whatever the fields say.
+fn write_head(head: &mut Vec<u8>, request: &Request<()>, length: Option<u64>) {
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    for part in [request.method().as_str().as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\n"] {
+        head.extend_from_slice(part);
+    }
+    let mut field = |name: &HeaderName, value: &[u8]| {
+        for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
+            head.extend_from_slice(part);
+        }
+    };
+    let headers: &HeaderMap<HeaderValue> = request.headers();
+    for (name, value) in headers {
+        if *name != header::CONTENT_LENGTH && *name != header::TRANSFER_ENCODING {
+            field(name, value.as_bytes());
+        }
+    }
+    match length {
+        // Of most requests nothing has to be said.
+        Some(0) if !headers.contains_key(header::CONTENT_LENGTH) => {}
+        Some(length) => field(&header::CONTENT_LENGTH, length.to_string().as_bytes()),
+        None => field(&header::TRANSFER_ENCODING, b"chunked"),
+    }
+    head.extend_from_slice(b"\r\n");
+}
+
+/// A connection that speaks something else from now on; its place is taken for as long as it lives.
+pub struct Switched {
+    /// Came together with the head.
+    early: Bytes,
+    stream: Box<dyn Stream>,
+    /// The request as one of its server's, where they are counted.
+    pub(super) running: Option<Running>,
+    _slot: Slot,
+}
+
+impl std::fmt::Debug for Switched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Switched").finish_non_exhaustive()
+    }
+}
+
+impl AsyncRead for Switched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.early.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let bytes = self.early.len().min(buffer.remaining());
+        buffer.put_slice(&self.early.split_to(bytes));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Switched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
