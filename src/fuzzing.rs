@@ -10,6 +10,7 @@ pub use crate::net::fuzzing::{forwarded, proxy_protocol};
 pub use crate::routing::fuzzing::{host, path};
 pub use crate::server::fuzzing::framing;
 pub use crate::token::fuzzing::{bearer, claims};
+pub use crate::upstream::fuzzing::answer;
 
 #[cfg(test)]
 mod tests {
@@ -20,7 +21,8 @@ mod tests {
     type Target = fn(&[u8]);
 
     /// Every target, named as in `fuzz/Cargo.toml` and `fuzz/corpus`.
-    const TARGETS: [(&str, Target); 16] = [
+    const TARGETS: [(&str, Target); 17] = [
+        ("answer", answer),
         ("basic", basic),
         ("bearer", bearer),
         ("claims", claims),

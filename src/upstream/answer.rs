@@ -54,13 +54,12 @@ impl Length {
     }
 }
 
-/// No other coding was asked for, and none could be passed on. `identity` is what RFC 2616 called none.
+/// No other coding was asked for, and none could be passed on.
 fn is_chunked(headers: &HeaderMap) -> io::Result<bool> {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     match (codings.next().map(HeaderValue::as_bytes), codings.next()) {
         (None, _) => Ok(false),
         (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(true),
-        (Some(coding), None) if coding.eq_ignore_ascii_case(b"identity") => Ok(false),
         _ => Err(invalid("a transfer coding that nobody asked for")),
     }
 }
@@ -73,12 +72,9 @@ fn content_length(headers: &HeaderMap) -> io::Result<Option<u64>> {
     length.map(Some).ok_or_else(|| invalid("a length that is none"))
 }
 
-/// Takes a head out of `input`, when all of it is there.
-pub(super) fn take_head(input: &mut BytesMut) -> io::Result<Option<Response<()>>> {
-    let Some(end) = end_of_fields(input) else {
-        return if input.len() > HEAD_BYTES { Err(invalid("a head that is too large")) } else { Ok(None) };
-    };
-    let bytes = input.split_to(end).freeze();
+/// Takes a head out of `input`, when all of it is there. `searched` is how much of it was searched in vain before.
+pub(super) fn take_head(input: &mut BytesMut, searched: &mut usize) -> io::Result<Option<Response<()>>> {
+    let Some(bytes) = take_fields(input, searched)? else { return Ok(None) };
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &bytes, &mut fields);
@@ -109,13 +105,21 @@ fn fields_of(bytes: &Bytes, parsed: &[httparse::Header<'_>]) -> io::Result<Heade
     Ok(fields)
 }
 
-/// Where the empty line ends that ends a head or trailers.
-fn end_of_fields(input: &[u8]) -> Option<usize> {
-    memchr::memchr_iter(b'\n', input).find_map(|at| match &input[at + 1..] {
-        [b'\n', ..] => Some(at + 2),
-        [b'\r', b'\n', ..] => Some(at + 3),
+/// Takes a head or trailers with the empty line that ends them.
+fn take_fields(input: &mut BytesMut, searched: &mut usize) -> io::Result<Option<Bytes>> {
+    // The last line may have come without what follows it.
+    let from = searched.saturating_sub(2);
+    let end = memchr::memchr_iter(b'\n', &input[from..]).find_map(|at| match &input[from + at + 1..] {
+        [b'\n', ..] => Some(from + at + 2),
+        [b'\r', b'\n', ..] => Some(from + at + 3),
         _ => None,
-    })
+    });
+    *searched = if end.is_some() { 0 } else { input.len() };
+    match end {
+        Some(end) => Ok(Some(input.split_to(end).freeze())),
+        None if input.len() > HEAD_BYTES => Err(invalid("a head that is too large")),
+        None => Ok(None),
+    }
 }
 
 /// An answer's body, as far as it was taken.
@@ -129,7 +133,8 @@ pub(super) enum Answer {
     /// Bytes of the chunk that have to come.
     Chunk(u64),
     ChunkEnd,
-    Trailers,
+    /// With how much was searched for their end.
+    Trailers(usize),
 }
 
 impl Default for Answer {
@@ -182,16 +187,18 @@ impl Answer {
                 Self::ChunkSize if input.first().is_some_and(|first| !first.is_ascii_hexdigit()) => {
                     return Err(invalid("no size of a chunk"));
                 }
-                Self::ChunkSize => match httparse::parse_chunk_size(input).map_err(|_| invalid("no size of a chunk"))? {
-                    httparse::Status::Complete((line, size)) => {
-                        input.advance(line);
-                        *self = if size == 0 { Self::Trailers } else { Self::Chunk(size) };
+                Self::ChunkSize => {
+                    match httparse::parse_chunk_size(input).map_err(|_| invalid("no size of a chunk"))? {
+                        httparse::Status::Complete((line, size)) => {
+                            input.advance(line);
+                            *self = if size == 0 { Self::Trailers(0) } else { Self::Chunk(size) };
+                        }
+                        httparse::Status::Partial if input.len() > CHUNK_LINE_BYTES => {
+                            return Err(invalid("a size of a chunk that is too long"));
+                        }
+                        httparse::Status::Partial => return Ok(None),
                     }
-                    httparse::Status::Partial if input.len() > CHUNK_LINE_BYTES => {
-                        return Err(invalid("a size of a chunk that is too long"));
-                    }
-                    httparse::Status::Partial => return Ok(None),
-                },
+                }
                 Self::ChunkEnd => match &input[..] {
                     [b'\r', b'\n', ..] => {
                         input.advance(2);
@@ -200,7 +207,7 @@ impl Answer {
                     [] | [b'\r'] => return Ok(None),
                     _ => return Err(invalid("a chunk that is longer than its size")),
                 },
-                Self::Trailers => return self.take_trailers(input),
+                Self::Trailers(_) => return self.take_trailers(input),
             }
         }
     }
@@ -211,10 +218,8 @@ impl Answer {
             *self = Self::default();
             return Ok(None);
         }
-        let Some(end) = end_of_fields(input) else {
-            return if input.len() > HEAD_BYTES { Err(invalid("trailers that are too large")) } else { Ok(None) };
-        };
-        let bytes = input.split_to(end).freeze();
+        let Self::Trailers(searched) = self else { return Ok(None) };
+        let Some(bytes) = take_fields(input, searched)? else { return Ok(None) };
         *self = Self::default();
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
         match httparse::parse_headers(&bytes, &mut fields).map_err(invalid)? {

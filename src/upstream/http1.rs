@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::Slot;
-use super::answer::{Answer, Length};
+use super::answer::{self, Answer, Length};
 use super::balance::Running;
 use crate::net::body::{BodyError, RequestBody};
 
@@ -31,6 +31,8 @@ pub(super) struct Http1 {
     slot: Slot,
     /// Read and not taken.
     input: BytesMut,
+    /// How much of it was searched for the end of a head.
+    searched: usize,
     /// To be read at once.
     read_bytes: usize,
     output: Output,
@@ -63,6 +65,7 @@ impl Http1 {
             stream: Box::new(stream),
             slot,
             input: BytesMut::new(),
+            searched: 0,
             read_bytes: READ_BYTES.0,
             output: Output::default(),
             answer: Answer::default(),
@@ -99,7 +102,7 @@ impl Http1 {
             return Poll::Ready(Err(failure));
         }
         loop {
-            while let Some(mut head) = super::answer::take_head(&mut self.input)? {
+            while let Some(mut head) = answer::take_head(&mut self.input, &mut self.searched)? {
                 if head.status().is_informational() && head.status() != StatusCode::SWITCHING_PROTOCOLS {
                     continue;
                 }
@@ -239,7 +242,7 @@ impl Output {
 
     /// The body, if the server can have seen nothing of the request.
     fn unsent(&mut self) -> Option<RequestBody> {
-        self.body.take().filter(|_| !self.begun)
+        (!self.begun).then(|| self.body.take().unwrap_or_else(RequestBody::empty))
     }
 
     /// Until all of it is sent, or will never be.
@@ -404,5 +407,151 @@ impl AsyncWrite for Switched {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use tokio::io::{AsyncWriteExt, DuplexStream};
+
+    use super::super::fuzzing::{is_read_alike, read_here};
+    use super::*;
+
+    fn connection() -> (Box<Http1>, DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        (Http1::new(ours, Slot::take(&Arc::default(), 1).unwrap()), theirs)
+    }
+
+    #[test]
+    fn answers_are_read_as_rfc_9112_says_or_not_at_all() {
+        let ok = "HTTP/1.1 200 OK\r\n";
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let many = "x: y\r\n".repeat(256);
+        for (said, read) in [
+            (format!("{ok}Content-Length: 2\r\n\r\nab"), Some((200, "ab"))),
+            (format!("{ok}Content-Length: 2\r\n\r\nabcd"), Some((200, "ab"))),
+            (format!("{ok}Content-Length: 2\r\nContent-Length: 2\r\n\r\nab"), Some((200, "ab"))),
+            (format!("{ok}\r\nab"), Some((200, "ab"))),
+            (format!("{chunked}2\r\nab\r\n3;x=y\r\ncde\r\n0\r\n\r\n"), Some((200, "abcde"))),
+            (format!("{chunked}1\r\na\r\n0\r\nT: v\r\n\r\n"), Some((200, "a"))),
+            // RFC 9112 section 6.3: the coding counts.
+            (
+                format!("{ok}Content-Length: 9\r\nTransfer-Encoding: Chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"),
+                Some((200, "a")),
+            ),
+            (
+                format!("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 x\r\n\r\n{ok}Content-Length: 1\r\n\r\na"),
+                Some((200, "a")),
+            ),
+            ("HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nab".to_owned(), Some((204, ""))),
+            ("HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n".to_owned(), Some((304, ""))),
+            ("HTTP/1.0 200 OK\n\nab".to_owned(), Some((200, "ab"))),
+            (format!("{ok}{}\r\n", &many[6..]), Some((200, ""))),
+            (format!("{ok}{many}x: y\r\n\r\n"), None),
+            (format!("{ok}Content-Length: 3\r\n\r\nab"), None),
+            (format!("{ok}Content-Length: 1\r\nContent-Length: 2\r\n\r\nab"), None),
+            (format!("{ok}Content-Length: +2\r\n\r\nab"), None),
+            (format!("{ok}Content-Length: 2, 2\r\n\r\nab"), None),
+            (format!("{ok}Content-Length: 99999999999999999999\r\n\r\nab"), None),
+            (format!("{ok}Content-Length:\r\n\r\n"), None),
+            (format!("{ok}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"), None),
+            (format!("{ok}Transfer-Encoding: gzip\r\n\r\nab"), None),
+            (format!("{ok}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), None),
+            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(), None),
+            (format!("{chunked}2\r\nab\r\n"), None),
+            (format!("{chunked}2\r\nabc\r\n0\r\n\r\n"), None),
+            (format!("{chunked}\r\n\r\n"), None),
+            (format!("{chunked};x\r\n\r\n"), None),
+            (format!("{chunked}-1\r\n\r\n"), None),
+            (format!("{chunked}11111111111111111\r\n\r\n"), None),
+            (format!("{chunked}0\r\nT: v\r\n"), None),
+            (format!("{chunked}0\r\nT v\r\n\r\n"), None),
+            (format!("{chunked}1;{}\r\na\r\n0\r\n\r\n", "x".repeat(1 << 17)), None),
+            (format!("{ok}X: a\r\n b\r\n\r\n"), None),
+            (format!("{ok}X : a\r\n\r\n"), None),
+            (format!("{ok}X: {}", "x".repeat(1 << 18)), None),
+            (format!("{ok}X: y"), None),
+            ("HTTP/2 200 OK\r\n\r\n".to_owned(), None),
+            ("nonsense\r\n\r\n".to_owned(), None),
+            (String::new(), None),
+        ] {
+            let read = read.map(|(status, body)| (status, body.as_bytes().to_vec()));
+            for piece in [1, 3, 4096, usize::MAX] {
+                let shown = &said[..said.len().min(200)];
+                assert_eq!(read_here(&Method::GET, said.as_bytes(), piece), read, "{shown} by {piece}");
+            }
+        }
+        assert_eq!(
+            read_here(&Method::HEAD, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", 9),
+            Some((200, Vec::new()))
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn the_library_reads_what_is_read_here_in_the_same_way(pieces in prop::collection::vec(prop::sample::select(vec![
+            "HTTP/1.1 200 OK\r\n", "HTTP/1.0 200 OK\r\n", "HTTP/1.1 103 x\r\n\r\n", "HTTP/1.1 304 x\n", "Content-Length: 5\r\n",
+            "content-length: 0\r\n", "Transfer-Encoding: chunked\r\n", "transfer-encoding: x\r\n", "X: y\r\n", "\r\n", "\n", "\r",
+            "0\r\n", "5\r\n", "5;x\r\n", " ", "hello", "05\r\nhello\r\n", "0\r\n\r\n", "T: v\r\n", "\r\n\r\n", ":", "\0",
+        ]), 1..12), head in any::<bool>()) {
+            let method = if head { Method::HEAD } else { Method::GET };
+            is_read_alike(&method, pieces.concat().as_bytes());
+            is_read_alike(&method, format!("HTTP/1.1 200 OK\r\n{}", pieces.concat()).as_bytes());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_goes_on_after_an_answer_with_an_end() {
+        for (said, goes_on) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab", true),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", true),
+            ("HTTP/1.1 204 No Content\r\n\r\n", true),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n", true),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: x, Close\r\n\r\n", false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc", false),
+            ("HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\n", false),
+        ] {
+            let (mut connection, mut theirs) = connection();
+            theirs.write_all(said.as_bytes()).await.unwrap();
+            connection.send(&Request::new(()), RequestBody::empty()).await.unwrap();
+            while let Some(frame) = std::future::poll_fn(|cx| connection.poll_frame(cx)).await {
+                frame.unwrap();
+            }
+            assert_eq!(connection.can_go_on(), goes_on, "{said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unused_connection_is_open_until_the_server_says_anything_or_closes() {
+        let (mut connection, mut theirs) = connection();
+        assert!(connection.is_open());
+        theirs.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").await.unwrap();
+        assert!(!connection.is_open());
+        let (mut connection, theirs) = self::connection();
+        drop(theirs);
+        assert!(!connection.is_open());
+        let unanswered = connection.send(&Request::new(()), RequestBody::empty()).await.unwrap_err();
+        assert!(unanswered.unsent.is_some() && !unanswered.heard, "{unanswered:?}");
+    }
+
+    #[test]
+    fn a_head_says_of_the_body_what_will_be_sent() {
+        for (fields, length, said) in [
+            (&[][..], Some(0), ""),
+            (&[("content-length", "0")], Some(0), "content-length: 0\r\n"),
+            (&[("content-length", "5")], Some(0), "content-length: 0\r\n"),
+            (&[("content-length", "5")], Some(3), "content-length: 3\r\n"),
+            (&[("content-length", "5"), ("transfer-encoding", "gzip")], None, "transfer-encoding: chunked\r\n"),
+        ] {
+            let request =
+                fields.iter().fold(Request::post("/a?b"), |request, (name, value)| request.header(*name, *value));
+            let mut head = Vec::new();
+            write_head(&mut head, &request.body(()).unwrap(), length);
+            assert_eq!(String::from_utf8(head).unwrap(), format!("POST /a?b HTTP/1.1\r\n{said}\r\n"));
+        }
     }
 }

@@ -6,6 +6,8 @@ mod body;
 mod budget;
 mod connect;
 mod dialect;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod health;
 mod http1;
 mod pool;
@@ -424,7 +426,6 @@ impl Slot {
             .is_ok()
             .then(|| Self { places: Arc::clone(places), since: Instant::now() })
     }
-
 }
 
 impl Drop for Slot {
