@@ -30,7 +30,7 @@ pub use server_url::ServerUrl;
 
 use balance::{Choice, Order, Running};
 use budget::Budget;
-use standing::Standing;
+use standing::{AT_ONCE, Standing};
 
 use crate::net::body::{BodyError, BodyOutcome, RequestBody};
 use crate::policy::Permit;
@@ -220,7 +220,8 @@ impl Upstream {
         tracing::warn!(event = "upstream.server_out", upstream, server = %server.url, reason);
     }
 
-    fn failed(&self, choice: Choice, error: &SendError) {
+    /// Notes a failure, which came `at_once` or after a wait.
+    fn failed(&self, choice: Choice, error: &SendError, at_once: bool) {
         let server = &self.servers[choice.place];
         let may_go = match error {
             SendError::Connect { .. } | SendError::ConnectTimeout { .. } => true,
@@ -231,7 +232,7 @@ impl Upstream {
             }
             SendError::Busy { .. } | SendError::NoServer { .. } | SendError::RequestBody(_) => return,
         };
-        if server.standing.failed(choice.trial, Instant::now(), || may_go) {
+        if server.standing.failed(choice.trial, at_once, Instant::now(), || may_go) {
             self.is_gone(server, &error.to_string());
         }
     }
@@ -289,7 +290,7 @@ impl Pools {
                 }
                 let error = SendError::Timeout { server: upstream.servers[progress.choice.place].url.to_string(), limit };
                 if body.error().is_none() {
-                    upstream.failed(progress.choice, &error);
+                    upstream.failed(progress.choice, &error, false);
                 }
                 Err(error)
             }
@@ -325,12 +326,14 @@ impl Pools {
                 request.headers_mut().insert(http::header::HOST, server.authority.clone());
             }
             let copy = repeatable.then(|| clone_head(&request));
+            let began = choice.trial.then(Instant::now);
+            let at_once = || began.is_some_and(|began| began.elapsed() < AT_ONCE);
             progress.shared = None;
             let error = match self.checkout(index, choice.place).await {
                 Err(error) => {
                     // Else it was counted when the connection failed: once, however many wait for it.
                     if choice.trial {
-                        upstream.failed(choice, &error);
+                        upstream.failed(choice, &error, at_once());
                     }
                     error
                 }
@@ -353,7 +356,7 @@ impl Pools {
                             (None, copy) => copy.filter(|_| idempotent && !failure.heard),
                         };
                         if !failure.unprocessed && body.error().is_none() {
-                            upstream.failed(choice, &error);
+                            upstream.failed(choice, &error, at_once());
                         }
                         let Some(again) = again else { return Err(error) };
                         request = again;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::balance::Choice;
 use super::resolve::RENEWAL;
+use super::standing::AT_ONCE;
 use super::{ResponseBody, SendError, Slot, Upstream};
 use crate::net::body::RequestBody;
 
@@ -245,12 +246,13 @@ async fn connect(upstream: &Upstream, place: usize) -> Result<Sender, SendError>
     };
     let slot = slot.ok_or_else(|| SendError::Busy { server: server.url.to_string(), limit })?;
     upstream.metrics.connects.inc();
+    let began = Instant::now();
     let error = match tokio::time::timeout(timeout, server.connector.connect(Arc::new(slot))).await {
         Ok(Ok(sender)) => return Ok(sender),
         Ok(Err(source)) => SendError::Connect { server: server.url.to_string(), source: Arc::new(source) },
         Err(_) => SendError::ConnectTimeout { server: server.url.to_string(), limit: timeout },
     };
-    upstream.failed(Choice { place, trial: false }, &error);
+    upstream.failed(Choice { place, trial: false }, &error, began.elapsed() < AT_ONCE);
     Err(error)
 }
 
