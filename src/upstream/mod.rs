@@ -30,7 +30,7 @@ pub use server_url::ServerUrl;
 
 use balance::{Choice, Order, Running};
 use budget::Budget;
-use standing::{AT_ONCE, Standing};
+use standing::Standing;
 
 use crate::net::body::{BodyError, BodyOutcome, RequestBody};
 use crate::policy::Permit;
@@ -220,8 +220,8 @@ impl Upstream {
         tracing::warn!(event = "upstream.server_out", upstream, server = %server.url, reason);
     }
 
-    /// Notes a failure, which came `at_once` or after a wait.
-    fn failed(&self, choice: Choice, error: &SendError, at_once: bool) {
+    /// Notes a failure, and how long it `took`.
+    fn failed(&self, choice: Choice, error: &SendError, took: Duration) {
         let server = &self.servers[choice.place];
         let may_go = match error {
             SendError::Connect { .. } | SendError::ConnectTimeout { .. } => true,
@@ -232,7 +232,7 @@ impl Upstream {
             }
             SendError::Busy { .. } | SendError::NoServer { .. } | SendError::RequestBody(_) => return,
         };
-        if server.standing.failed(choice.trial, at_once, Instant::now(), || may_go) {
+        if server.standing.failed(choice.trial, took, Instant::now(), || may_go) {
             self.is_gone(server, &error.to_string());
         }
     }
@@ -290,7 +290,7 @@ impl Pools {
                 }
                 let error = SendError::Timeout { server: upstream.servers[progress.choice.place].url.to_string(), limit };
                 if body.error().is_none() {
-                    upstream.failed(progress.choice, &error, false);
+                    upstream.failed(progress.choice, &error, started.elapsed());
                 }
                 Err(error)
             }
@@ -327,13 +327,13 @@ impl Pools {
             }
             let copy = repeatable.then(|| clone_head(&request));
             let began = choice.trial.then(Instant::now);
-            let at_once = || began.is_some_and(|began| began.elapsed() < AT_ONCE);
+            let took = || began.map_or(Duration::ZERO, |began| began.elapsed());
             progress.shared = None;
             let error = match self.checkout(index, choice.place).await {
                 Err(error) => {
                     // Else it was counted when the connection failed: once, however many wait for it.
                     if choice.trial {
-                        upstream.failed(choice, &error, at_once());
+                        upstream.failed(choice, &error, took());
                     }
                     error
                 }
@@ -356,7 +356,7 @@ impl Pools {
                             (None, copy) => copy.filter(|_| idempotent && !failure.heard),
                         };
                         if !failure.unprocessed && body.error().is_none() {
-                            upstream.failed(choice, &error, at_once());
+                            upstream.failed(choice, &error, took());
                         }
                         let Some(again) = again else { return Err(error) };
                         request = again;

@@ -14,7 +14,6 @@ use tokio::time::Instant;
 
 use super::balance::Choice;
 use super::resolve::RENEWAL;
-use super::standing::AT_ONCE;
 use super::{ResponseBody, SendError, Slot, Upstream};
 use crate::net::body::RequestBody;
 
@@ -252,7 +251,7 @@ async fn connect(upstream: &Upstream, place: usize) -> Result<Sender, SendError>
         Ok(Err(source)) => SendError::Connect { server: server.url.to_string(), source: Arc::new(source) },
         Err(_) => SendError::ConnectTimeout { server: server.url.to_string(), limit: timeout },
     };
-    upstream.failed(Choice { place, trial: false }, &error, began.elapsed() < AT_ONCE);
+    upstream.failed(Choice { place, trial: false }, &error, began.elapsed());
     Err(error)
 }
 

@@ -1,7 +1,7 @@
 //! Whether a server is given requests. After failures in a row it is out; when its time is over, one request at a time
 //! tries it, and once that is answered it gets its share back by and by: a server that has just started is slow. Where no
-//! other server takes requests there is nothing to be spared by waiting: then one request at a time tries it, unless the
-//! last one had to wait for its failure.
+//! other server takes requests there is nothing to be won by a pause: then one request at a time tries it, after no more
+//! of one than what the last had to wait for its failure asks for.
 //!
 //! In the ordinary case this costs a request two loads of atomics.
 
@@ -16,11 +16,11 @@ const FAILURES: u32 = 3;
 const OUT: Duration = Duration::from_secs(1);
 /// ... up to this, so that a server that is back is soon found to be.
 const LONGEST_OUT: Duration = Duration::from_secs(5);
-/// Where there is no other server: how long it is out after a failure that came at once, so that one that refuses
-/// connections is not asked by each of many requests...
+/// Where there is no other server: how long it is out at least, so that one that refuses connections is not asked by each
+/// of many requests...
 const PACE: Duration = Duration::from_millis(10);
-/// ... and what is at once. What takes longer would have callers wait in turn for nothing.
-pub(super) const AT_ONCE: Duration = Duration::from_millis(100);
+/// ... and how many times as long as its failure took, up to the longest, so that callers do not wait for it in turn.
+const PATIENCE: u32 = 4;
 /// How long a trial keeps others off. It may take longer, or be given up without an outcome.
 const TRIAL: Duration = Duration::from_secs(5);
 /// How long a server that comes back has less than its share.
@@ -171,9 +171,9 @@ impl Standing {
         self.is_out() && self.change(state, State::Back { since: self.millis(now) })
     }
 
-    /// Notes a failure, which came `at_once` or after a wait. `may_go`: whether the server may go out for it, asked only
-    /// when it would. True if it went.
-    pub(super) fn failed(&self, trial: bool, at_once: bool, now: Instant, may_go: impl FnOnce() -> bool) -> bool {
+    /// Notes a failure, and how long it `took`. `may_go`: whether the server may go out for it, asked only when it would.
+    /// True if it went.
+    pub(super) fn failed(&self, trial: bool, took: Duration, now: Instant, may_go: impl FnOnce() -> bool) -> bool {
         let state = self.state();
         let was_out = matches!(state, State::Out { .. } | State::Ill);
         // Of those that were on their way when the server went out, each fails now.
@@ -189,7 +189,7 @@ impl Standing {
         let now = self.millis(now);
         let gone = self.change(state, State::Out { until: now + millis(pause) });
         if gone {
-            let pause = if at_once { PACE } else { pause };
+            let pause = took.saturating_mul(PATIENCE).clamp(PACE, LONGEST_OUT);
             self.last_resort.store(now + millis(pause), Ordering::Relaxed);
             self.rounds.store(rounds.saturating_add(1), Ordering::Relaxed);
         }
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     fn fail(standing: &Standing, times: u32, at: Instant) -> u32 {
-        (0..times).map(|_| u32::from(standing.failed(false, false, at, || true))).sum()
+        (0..times).map(|_| u32::from(standing.failed(false, Duration::ZERO, at, || true))).sum()
     }
 
     #[test]
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(fail(&standing, 5, now), 1, "it goes once");
         assert_eq!(standing.admits(now, 0), Admission::Out);
         let stays = Standing::new();
-        assert!((0..9).all(|_| !stays.failed(false, true, now, || false)));
+        assert!((0..9).all(|_| !stays.failed(false, Duration::ZERO, now, || false)));
         assert_eq!(stays.admits(now, 0), Admission::Yes);
     }
 
@@ -247,7 +247,7 @@ mod tests {
             now += Duration::from_secs(out);
             assert_eq!(standing.admits(now, 0), Admission::Trial, "{out}");
             assert_eq!(standing.admits(now, 0), Admission::Out, "one is enough");
-            assert!(!standing.failed(true, false, now, || false), "it was out already");
+            assert!(!standing.failed(true, Duration::ZERO, now, || false), "it was out already");
         }
         // A trial that nothing comes of.
         now += LONGEST_OUT;
@@ -262,20 +262,22 @@ mod tests {
     fn where_there_is_no_other_only_failures_that_took_long_keep_requests_off() {
         let (standing, mut now) = (Standing::new(), Instant::now());
         assert!(!standing.is_tried_as_last_resort(now), "it is in");
-        assert_eq!((0..3).filter(|_| standing.failed(false, true, now, || true)).count(), 1);
+        assert_eq!(fail(&standing, 3, now), 1);
         for _ in 0..100 {
             assert!(!standing.is_tried_as_last_resort(now), "just now it refused");
             now += PACE;
             assert!(standing.is_tried_as_last_resort(now));
             assert!(!standing.is_tried_as_last_resort(now), "one is enough");
             assert_eq!(standing.admits(now, 0), Admission::Out);
-            standing.failed(true, true, now, || false);
+            standing.failed(true, Duration::ZERO, now, || false);
         }
         now += PACE;
-        assert!(standing.is_tried_as_last_resort(now));
-        standing.failed(true, false, now, || false);
-        assert!(!standing.is_tried_as_last_resort(now + LONGEST_OUT - PACE), "it took long");
-        now += LONGEST_OUT;
+        for (took, pause) in [(100, 400), (2000, 5000)] {
+            assert!(standing.is_tried_as_last_resort(now));
+            standing.failed(true, Duration::from_millis(took), now, || false);
+            assert!(!standing.is_tried_as_last_resort(now + Duration::from_millis(pause) - PACE), "it took {took} ms");
+            now += Duration::from_millis(pause);
+        }
         assert_eq!(standing.admits(now, 0), Admission::Trial);
         assert!(!standing.is_tried_as_last_resort(now), "one is enough");
         assert!(standing.is_tried_as_last_resort(now + TRIAL), "nothing came of it");
