@@ -106,7 +106,7 @@ fn canonical_path(bencher: Bencher<'_, '_>, path: &'static str) {
 #[divan::bench(args = [10, 100, 1000])]
 fn route(bencher: Bencher<'_, '_>, routes: usize) {
     let plan = plan(routes, STAGE.folder.path());
-    let routes = Routes::new(&plan, &Metrics::new(), &Clock::system()).expect("routes");
+    let routes = Routes::new(&plan, &Metrics::new(), &Clock::system(), None).expect("routes");
     let path = CanonicalPath::parse(&target("/api7/orders/4711?page=2")).expect("a path");
     bencher.bench(|| routes.find(0, divan::black_box("api.example"), divan::black_box(&path)));
 }

@@ -129,6 +129,10 @@ impl Keys {
         self.ring.load().active.clone()
     }
 
+    pub(super) fn longest_token(&self) -> Duration {
+        self.policy.load().longest_token
+    }
+
     pub(super) fn published(&self) -> Arc<PublicKeys> {
         self.published.clone()
     }

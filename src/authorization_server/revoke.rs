@@ -101,10 +101,10 @@ impl AuthorizationServer {
         Ok(ended)
     }
 
-    /// For operators: ends everything that a user or a client was given. A JWT that a client was given for itself is not
-    /// kept anywhere and stays until it expires.
+    /// For operators: ends everything that a user or a client was given. JWTs that came alone are not kept anywhere, and
+    /// not among those counted.
     pub async fn end_all(&self, whose: Whose) -> Result<Ended, StoreError> {
-        let ended = self.store().end_all(whose.clone()).await?;
+        let ended = self.store().end_all(whose.clone(), self.longest_token()).await?;
         // What is no user's name, and had nothing, may be a slip of the hand: a token, a password.
         let known = |user: &str| ended != Ended::default() || self.users().is_known(user);
         let user = whose.user.as_deref().map(|user| if known(user) { user } else { "(unknown)" });

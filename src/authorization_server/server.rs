@@ -375,6 +375,11 @@ impl AuthorizationServer {
         self.shared.keys.active()
     }
 
+    /// The longest lifetime of an access token.
+    pub(super) fn longest_token(&self) -> Duration {
+        self.shared.keys.longest_token()
+    }
+
     pub(super) fn now(&self) -> UnixSeconds {
         self.shared.clock.now()
     }

@@ -82,18 +82,19 @@ impl AuthorizationServer {
         let lifetime = facts.client.access_token_lifetime.unwrap_or(self.settings().access_token_lifetime).as_secs();
         let expires = now.saturating_add(lifetime);
         let jti = BASE64URL.encode(random::<16>());
+        // User names hold no colon, so this is nobody's (RFC 9700 section 4.15).
+        let client_itself = || format!("client:{}", facts.client.id);
+        let subject = facts.user.as_ref().map_or_else(client_itself, |user| user.account.name.clone());
+        let issued = self.store().issued_at(&subject, &facts.client.id);
         let mut claims = Map::new();
         if let Some(user) = &facts.user {
             let own = user.account.claims.iter().filter(|(name, _)| !RESERVED_CLAIMS.contains(&name.as_str()));
             claims.extend(own.map(|(name, value)| (name.clone(), value.clone())));
-            claims.insert("sub".into(), user.account.name.as_str().into());
             claims.insert("auth_time".into(), user.auth_time.into());
             claims.insert("amr".into(), json!(user.amr));
             claims.insert("roles".into(), json!(user.account.roles));
-        } else {
-            // User names hold no colon, so this is nobody's (RFC 9700 section 4.15).
-            claims.insert("sub".into(), format!("client:{}", facts.client.id).into());
         }
+        claims.insert("sub".into(), subject.into());
         claims.insert("iss".into(), self.settings().issuer.as_str().into());
         claims.insert(
             "aud".into(),
@@ -103,7 +104,7 @@ impl AuthorizationServer {
             },
         );
         claims.insert("exp".into(), expires.into());
-        claims.insert("iat".into(), now.into());
+        claims.insert("iat".into(), issued.into());
         claims.insert("jti".into(), jti.as_str().into());
         claims.insert("client_id".into(), facts.client.id.as_ref().into());
         claims.insert("scope".into(), facts.scope.to_string().into());
@@ -155,6 +156,7 @@ impl AuthorizationServer {
         let issued_here = text("iss") == Some(self.settings().issuer.as_str()) && jws.typ.as_deref() == Some(TYP);
         let alive = jws.claims.get("exp").and_then(Value::as_u64).is_some_and(|expires| expires > self.now());
         let revoked = text("jti").is_none_or(|jti| self.revocations().is_revoked(jti));
+        let revoked = revoked || self.store().is_ended(&jws.claims);
         Ok((verified && issued_here && alive && !revoked).then_some(jws.claims))
     }
 

@@ -51,8 +51,8 @@ pub enum AssembleError {
 /// Work that goes on beside traffic, on the control thread. It ends by itself when what it is for is gone.
 pub type Background = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Builds the gateway of `plan`. What `former` has that the plan asks for again goes on: connections, keys, caches, the
-/// store. Nothing waits for other machines: keys are fetched by the background work.
+/// Builds the gateway of `plan`. What `former` has that the plan asks for again goes on: connections, keys, caches,
+/// rate limits, the store. Nothing waits for other machines: keys are fetched by the background work.
 pub async fn assemble(
     plan: Plan,
     context: Context,
@@ -61,7 +61,8 @@ pub async fn assemble(
     let Context { metrics, clock, access_log, limits } = context;
     let mut background: Vec<Background> = Vec::new();
     let managed = Managed::new(plan.routes.iter().map(|route| &route.forward));
-    let routes = route::Routes::new(&plan, &metrics, &clock).map_err(|(one, other)| AssembleError::Tie(one, other))?;
+    let routes = route::Routes::new(&plan, &metrics, &clock, former.map(|former| &former.routes))
+        .map_err(|(one, other)| AssembleError::Tie(one, other))?;
     let Plan {
         public_url,
         trusted_proxies,

@@ -77,7 +77,7 @@ impl Rules {
         let issuers = plan.issuers.clone();
         let (upstreams, trusted_proxies) = (plan.upstreams.clone(), plan.trusted_proxies.clone());
         let realm = plan.public_url.as_str().to_owned();
-        let routes = Routes::new(plan, &Metrics::new(), &crate::clock::Clock::system())?;
+        let routes = Routes::new(plan, &Metrics::new(), &crate::clock::Clock::system(), None)?;
         Ok(Self { routes, issuers, upstreams, trusted_proxies, realm })
     }
 

@@ -201,7 +201,7 @@ pub enum UpstreamAuthorization {
 pub const UPSTREAM_JWT_TYP: &str = "upstream+jwt";
 
 /// `signed_jwt` of a route.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct SignedJwt {
     pub key: SigningKey,
     pub issuer: String,

@@ -17,19 +17,23 @@ const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy")
 
 #[derive(Debug)]
 pub struct RouteLimit {
-    per: Per,
+    plan: plan::RateLimit,
     limit: RateLimit,
     policy: HeaderValue,
     refused: IntCounter,
 }
 
 impl RouteLimit {
-    /// `place` tells the route from others.
-    pub(super) fn new(plan: plan::RateLimit, place: usize, buckets: Buckets, refused: IntCounter) -> Self {
+    pub(super) fn new(plan: plan::RateLimit, buckets: &Buckets, refused: IntCounter) -> Self {
         let plan::RateLimit { per, rate } = plan;
         let policy = format!("\"{}\";q={};w={}", per.name(), rate.burst, whole_seconds(rate.refill()));
         let policy = HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static(""));
-        Self { per, limit: RateLimit::new(rate, place, buckets), policy, refused }
+        Self { plan, limit: RateLimit::new(rate, buckets), policy, refused }
+    }
+
+    /// Whether it is just what `plan` asks for, so that what was used up stays used up.
+    pub(super) fn is_still(&self, plan: plan::RateLimit) -> bool {
+        self.plan == plan
     }
 
     /// Counts a request.
@@ -45,11 +49,11 @@ impl RouteLimit {
     fn key<'a>(&self, permit: &'a Permit, client: IpAddr) -> Key<'a> {
         let by_address = Key::Address(client);
         let Some(token) = permit.token() else {
-            return if self.per == Per::Route { Key::Everybody } else { by_address };
+            return if self.plan.per == Per::Route { Key::Everybody } else { by_address };
         };
         let issuer = &**token.issuer();
         let of_client = || token.client_id().map_or(by_address, |client| Key::Client { issuer, client });
-        match self.per {
+        match self.plan.per {
             Per::Subject => token.user().map_or_else(of_client, |user| Key::User { issuer, user }),
             Per::Client => of_client(),
             Per::Address => by_address,
@@ -64,7 +68,7 @@ impl RouteLimit {
             Standing::Empty { next_in } => (0, whole_seconds(next_in)),
         };
         headers.append(RATELIMIT_POLICY, self.policy.clone());
-        if let Ok(value) = HeaderValue::try_from(format!("\"{}\";r={left};t={seconds}", self.per.name())) {
+        if let Ok(value) = HeaderValue::try_from(format!("\"{}\";r={left};t={seconds}", self.plan.per.name())) {
             headers.append(RATELIMIT, value);
         }
     }

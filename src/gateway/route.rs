@@ -1,5 +1,6 @@
 //! The routes of a plan, ready to be found: traffic, `explain` and `[[tests]]` ask the same table.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::Method;
@@ -22,8 +23,8 @@ pub struct Route {
     pub metrics: RouteMetrics,
     /// `Allow` of a 405.
     pub allow: http::HeaderValue,
-    pub rate_limit: Option<RouteLimit>,
-    pub(super) upstream_jwts: Option<UpstreamJwts>,
+    pub rate_limit: Option<Arc<RouteLimit>>,
+    pub(super) upstream_jwts: Option<Arc<UpstreamJwts>>,
 }
 
 /// Every route, and the paths that are the authorization server's.
@@ -32,6 +33,8 @@ pub struct Routes {
     table: Table<usize>,
     routes: Vec<Arc<Route>>,
     reserved: Option<Reserved>,
+    /// Of the routes' rate limits.
+    buckets: Buckets,
 }
 
 /// Where the authorization server answers.
@@ -51,13 +54,20 @@ pub enum Target<'a> {
 }
 
 impl Routes {
-    /// The routes of `plan`. Ties were refused when the plan was compiled; should one be left, the
-    /// names of the two routes are the error.
-    pub fn new(plan: &Plan, metrics: &Metrics, clock: &Clock) -> Result<Self, (Arc<str>, Arc<str>)> {
+    /// The routes of `plan`. What a route of the same name in `former` has used up or signed goes on, where its settings
+    /// are the same. Ties were refused when the plan was compiled; should one be left, the names of the two routes are
+    /// the error.
+    pub fn new(
+        plan: &Plan,
+        metrics: &Metrics,
+        clock: &Clock,
+        former: Option<&Self>,
+    ) -> Result<Self, (Arc<str>, Arc<str>)> {
         let mut table = Table::new(plan.listeners.len());
         let mut routes: Vec<Arc<Route>> = Vec::new();
-        let limits = plan.routes.iter().filter_map(|route| route.rate_limit);
-        let buckets = limits.map(|limit| limit.rate.refill()).max().map(Buckets::new);
+        let buckets = former.map_or_else(Buckets::default, |former| former.buckets.clone());
+        let former = former.map_or(&[][..], |former| &former.routes);
+        let former: HashMap<&str, &Route> = former.iter().map(|route| (&*route.plan.name, &**route)).collect();
         for (index, route) in plan.routes.iter().enumerate() {
             for listener in &route.listeners {
                 if let Err(other) = table.insert(*listener, &route.hosts, &route.path, index) {
@@ -68,14 +78,22 @@ impl Routes {
             let names = route.access.allowed_methods();
             let names: Vec<&str> = names.iter().map(Method::as_str).collect();
             let allow = http::HeaderValue::from_str(&names.join(", "));
-            let limit = route.rate_limit.zip(buckets.clone());
+            let former = former.get(&*route.name);
             routes.push(Arc::new(Route {
-                rate_limit: limit.map(|(limit, buckets)| {
-                    let refused = metrics.rate_limited.with_label_values(&[&*route.name]);
-                    RouteLimit::new(limit, index, buckets, refused)
+                rate_limit: route.rate_limit.map(|limit| {
+                    let kept = former.and_then(|former| former.rate_limit.as_ref());
+                    kept.filter(|kept| kept.is_still(limit)).cloned().unwrap_or_else(|| {
+                        let refused = metrics.rate_limited.with_label_values(&[&*route.name]);
+                        Arc::new(RouteLimit::new(limit, &buckets, refused))
+                    })
                 }),
                 upstream_jwts: match &route.forward.authorization {
-                    UpstreamAuthorization::SignedJwt(settings) => Some(UpstreamJwts::new(settings, clock.clone())),
+                    UpstreamAuthorization::SignedJwt(settings) => {
+                        let kept = former.and_then(|former| former.upstream_jwts.as_ref());
+                        let kept = kept.filter(|kept| kept.is_still(settings)).cloned();
+                        let fresh = || Arc::new(UpstreamJwts::new(Arc::clone(settings), clock.clone()));
+                        Some(kept.unwrap_or_else(fresh))
+                    }
                     _ => None,
                 },
                 metrics: metrics.route(&route.name),
@@ -88,7 +106,7 @@ impl Routes {
             paths: ReservedPaths::of(&server.settings),
             listeners: (0..plan.listeners.len()).map(|index| server.listeners.contains(&index)).collect(),
         });
-        Ok(Self { table, routes, reserved })
+        Ok(Self { table, routes, reserved, buckets })
     }
 
     /// Where a request on `listener` to `host` (canonical; empty when there is none) goes. The authorization server's paths

@@ -141,9 +141,9 @@ pub(super) fn request(
         UpstreamAuthorization::Basic(credentials) | UpstreamAuthorization::Bearer(credentials) => {
             headers.insert(header::AUTHORIZATION, credentials.clone());
         }
-        UpstreamAuthorization::SignedJwt(settings) => match permit.token().zip(route.upstream_jwts.as_ref()) {
+        UpstreamAuthorization::SignedJwt(_) => match permit.token().zip(route.upstream_jwts.as_ref()) {
             Some((token, jwts)) => {
-                headers.insert(header::AUTHORIZATION, jwts.authorization(settings, token)?);
+                headers.insert(header::AUTHORIZATION, jwts.authorization(token)?);
             }
             None => {
                 headers.remove(header::AUTHORIZATION);

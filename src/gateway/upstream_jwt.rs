@@ -21,6 +21,7 @@ const NO_REQUEST: HeaderValue = HeaderValue::from_static("");
 
 #[derive(Debug)]
 pub(super) struct UpstreamJwts {
+    settings: Arc<SignedJwt>,
     /// By the place of the token in memory, which is its own for as long as the entry holds it.
     kept: Cache<usize, Signed>,
     clock: Clock,
@@ -35,16 +36,18 @@ struct Signed {
 }
 
 impl UpstreamJwts {
-    pub(super) fn new(settings: &SignedJwt, clock: Clock) -> Self {
-        Self { kept: Cache::builder().max_capacity(KEPT).time_to_live(settings.lifetime).build(), clock }
+    pub(super) fn new(settings: Arc<SignedJwt>, clock: Clock) -> Self {
+        Self { kept: Cache::builder().max_capacity(KEPT).time_to_live(settings.lifetime).build(), settings, clock }
+    }
+
+    /// Whether it is just what `settings` ask for, so that what was signed is used again.
+    pub(super) fn is_still(&self, settings: &SignedJwt) -> bool {
+        *self.settings == *settings
     }
 
     /// `Authorization` for a request with `token`, marked sensitive.
-    pub(super) fn authorization(
-        &self,
-        settings: &SignedJwt,
-        token: &Arc<VerifiedToken>,
-    ) -> Result<HeaderValue, Reject> {
+    pub(super) fn authorization(&self, token: &Arc<VerifiedToken>) -> Result<HeaderValue, Reject> {
+        let settings = &*self.settings;
         let place = Arc::as_ptr(token).addr();
         let now = self.clock.now();
         if let Some(signed) = self.kept.get(&place)

@@ -47,6 +47,15 @@ pub enum SigningError {
     Failed,
 }
 
+/// The private half follows from the public one, of which `kid` is the digest.
+impl PartialEq for SigningKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.algorithm == other.algorithm && self.kid == other.kid
+    }
+}
+
+impl Eq for SigningKey {}
+
 impl From<error::Unspecified> for SigningError {
     fn from(_: error::Unspecified) -> Self {
         Self::Failed

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use moka::Expiry;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
@@ -52,35 +53,59 @@ pub enum Key<'a> {
     Address(IpAddr),
 }
 
-/// The buckets of all limits. Clones share them.
+/// The buckets of all limits, those that come later too. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Buckets {
-    cache: Cache<Digest, Arc<AtomicU64>>,
+    cache: Cache<Digest, Arc<Bucket>>,
     states: [RandomState; 2],
+    /// Limits that there were so far.
+    limits: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    full_at: AtomicU64,
+    /// So long after its last request it is full, and need not be kept.
+    idle: Duration,
+}
+
+struct WhenFull;
+
+impl Expiry<Digest, Arc<Bucket>> for WhenFull {
+    fn expire_after_create(&self, _: &Digest, bucket: &Arc<Bucket>, _: Instant) -> Option<Duration> {
+        Some(bucket.idle)
+    }
+
+    fn expire_after_read(
+        &self,
+        _: &Digest,
+        bucket: &Arc<Bucket>,
+        _: Instant,
+        _: Option<Duration>,
+        _: Instant,
+    ) -> Option<Duration> {
+        Some(bucket.idle)
+    }
 }
 
 /// Of a limit and a key. Its 128 bits are keyed by random numbers of the process: nobody finds a second key for one.
 type Digest = [u64; 2];
 
-impl Buckets {
-    /// For limits whose buckets take at most `refill` to be full.
-    pub fn new(refill: Duration) -> Self {
-        Self::bounded(BUCKETS, refill)
+impl Default for Buckets {
+    fn default() -> Self {
+        Self::bounded(BUCKETS)
     }
+}
 
-    fn bounded(entries: u64, refill: Duration) -> Self {
+impl Buckets {
+    fn bounded(entries: u64) -> Self {
         let cache = Cache::builder()
             .max_capacity(entries)
             // By its usual policy a newcomer to a full cache would not be kept, and never be limited.
             .eviction_policy(EvictionPolicy::lru())
-            .time_to_idle(refill.max(LEAST_IDLE))
+            .expire_after(WhenFull)
             .build();
-        Self { cache, states: std::array::from_fn(|_| RandomState::new()) }
-    }
-
-    fn bucket(&self, limit: usize, key: Key<'_>) -> Arc<AtomicU64> {
-        let digest = self.states.each_ref().map(|state| state.hash_one((limit, key)));
-        self.cache.get_with_by_ref(&digest, Arc::default)
+        Self { cache, states: std::array::from_fn(|_| RandomState::new()), limits: Arc::default() }
     }
 }
 
@@ -92,7 +117,7 @@ pub struct RateLimit {
     refill: u64,
     burst: u32,
     /// Tells its buckets from those of other limits.
-    place: usize,
+    number: u64,
     buckets: Buckets,
     everybody: AtomicU64,
     /// From which moments are counted.
@@ -109,10 +134,12 @@ pub enum Standing {
 }
 
 impl RateLimit {
-    pub fn new(rate: Rate, place: usize, buckets: Buckets) -> Self {
+    /// A limit of which nobody has used anything.
+    pub fn new(rate: Rate, buckets: &Buckets) -> Self {
         let refill = u64::try_from(rate.refill().as_nanos()).unwrap_or(u64::MAX);
         let (interval, burst, everybody) = (rate.interval(), rate.burst, AtomicU64::default());
-        Self { interval, refill, burst, place, buckets, everybody, start: Instant::now() }
+        let number = buckets.limits.fetch_add(1, Ordering::Relaxed);
+        Self { interval, refill, burst, number, buckets: buckets.clone(), everybody, start: Instant::now() }
     }
 
     /// Takes a request out of a bucket.
@@ -121,11 +148,15 @@ impl RateLimit {
         let now = u64::try_from(now).unwrap_or(u64::MAX);
         match key {
             Key::Everybody => self.take_from(&self.everybody, now),
-            Key::Address(address) => {
-                self.take_from(&self.buckets.bucket(self.place, Key::Address(network(address))), now)
-            }
-            key => self.take_from(&self.buckets.bucket(self.place, key), now),
+            Key::Address(address) => self.take_from(&self.bucket(Key::Address(network(address))).full_at, now),
+            key => self.take_from(&self.bucket(key).full_at, now),
         }
+    }
+
+    fn bucket(&self, key: Key<'_>) -> Arc<Bucket> {
+        let digest = self.buckets.states.each_ref().map(|state| state.hash_one((self.number, key)));
+        let idle = Duration::from_nanos(self.refill).max(LEAST_IDLE);
+        self.buckets.cache.get_with_by_ref(&digest, || Arc::new(Bucket { full_at: AtomicU64::default(), idle }))
     }
 
     fn take_from(&self, full_at: &AtomicU64, now: u64) -> Standing {
@@ -153,7 +184,7 @@ mod tests {
 
     fn limit(requests: u32, window: Duration, burst: u32) -> RateLimit {
         let rate = Rate { requests, window, burst };
-        RateLimit::new(rate, 0, Buckets::new(rate.refill()))
+        RateLimit::new(rate, &Buckets::default())
     }
 
     fn user(name: &str) -> Key<'_> {
@@ -192,9 +223,9 @@ mod tests {
 
     #[test]
     fn every_key_has_a_bucket_of_its_own() {
-        let buckets = Buckets::new(HOUR);
+        let buckets = Buckets::default();
         let rate = Rate { requests: 1, window: HOUR, burst: 1 };
-        let [one, other] = [0, 1].map(|place| RateLimit::new(rate, place, buckets.clone()));
+        let [one, other] = [(); 2].map(|()| RateLimit::new(rate, &buckets));
         let now = Instant::now();
         let client = Key::Client { issuer: "self", client: "alice" };
         let elsewhere = Key::User { issuer: "corp", user: "alice" };
@@ -230,7 +261,7 @@ mod tests {
     #[test]
     fn newcomers_are_limited_too_where_the_cache_is_full() {
         let rate = Rate { requests: 1, window: HOUR, burst: 1 };
-        let limit = RateLimit::new(rate, 0, Buckets::bounded(100, rate.refill()));
+        let limit = RateLimit::new(rate, &Buckets::bounded(100));
         let (now, cache) = (Instant::now(), &limit.buckets.cache);
         for n in 0..1000 {
             limit.take(user(&format!("regular-{}", n % 100)), now);

@@ -108,7 +108,7 @@ impl Store {
     pub async fn opaque_token(&self, token: &str) -> Result<Option<OpaqueToken>, StoreError> {
         let digest = Digest::of(token);
         let found: Option<OpaqueToken> = self.read(|tx| tx.get(Table::OpaqueTokens, digest.as_bytes()))?;
-        Ok(found.filter(|token| !self.0.live.revocations.is_revoked(&token.jti)))
+        Ok(found.filter(|token| !self.0.live.revocations.is_revoked(&token.jti) && !self.is_ended(&token.claims)))
     }
 
     /// Ends every opaque access token.

@@ -1,9 +1,12 @@
 //! What every store must do, run once for each.
 
+use std::time::Duration;
+
 use super::*;
 use serde_json::json;
 
 const START: u64 = 1_800_000_000;
+const LIFETIME: Duration = Duration::from_secs(3600);
 
 /// A store under test, and a way to close it and open it again (which the one in memory cannot).
 struct Bench {
@@ -64,6 +67,10 @@ impl Bench {
     fn revoked(&self, jti: &str) -> bool {
         self.store().revocations().is_revoked(jti)
     }
+}
+
+fn whose(user: Option<&str>, client: Option<&str>) -> Whose {
+    Whose { user: user.map(str::to_owned), client: client.map(str::to_owned) }
 }
 
 fn access(jti: &str) -> NewAccessToken {
@@ -234,20 +241,72 @@ fn all_that_a_user_or_a_client_has_ends() {
             ends: START + 100,
         };
         bench.store().put_session(Digest::of("s"), session, START + 100, None).await.unwrap();
-        let whose = |user: Option<&str>, client: Option<&str>| Whose {
-            user: user.map(str::to_owned),
-            client: client.map(str::to_owned),
-        };
-        let nobody = bench.store().end_all(whose(Some("alice"), Some("other"))).await.unwrap();
+        let nobody = bench.store().end_all(whose(Some("alice"), Some("other")), LIFETIME).await.unwrap();
         assert_eq!(nobody, Ended::default());
         assert!(bench.store().session(Digest::of("s")).await.unwrap().is_some());
-        let user = bench.store().end_all(whose(Some("alice"), None)).await.unwrap();
+        let user = bench.store().end_all(whose(Some("alice"), None), LIFETIME).await.unwrap();
         assert_eq!(user, Ended { grants: 600, access_tokens: 0, sessions: 1 });
         assert!(bench.store().session(Digest::of("s")).await.unwrap().is_none());
         assert!(bench.revoked("a-0") && bench.revoked("a-599") && !bench.revoked("o"));
-        let client = bench.store().end_all(whose(None, Some("app"))).await.unwrap();
+        let client = bench.store().end_all(whose(None, Some("app")), LIFETIME).await.unwrap();
         assert_eq!(client, Ended { grants: 0, access_tokens: 1, sessions: 0 });
         assert!(bench.revoked("o") && bench.store().opaque_token("opaque").await.unwrap().is_none());
+    });
+}
+
+/// The one that a user or a client was given before is refused in whatever second it was, and the one after is not.
+#[test]
+fn access_tokens_that_nobody_keeps_end_by_when_they_were_issued() {
+    const HELD_BY: [(&str, &str); 5] =
+        [("alice", "app"), ("alice", "other"), ("bob", "app"), ("client:app", "app"), ("bob", "other")];
+    Bench::each(&async |bench| {
+        let issue = |bench: &Bench| {
+            HELD_BY.map(|(user, client)| {
+                let issued = bench.store().issued_at(user, client);
+                json!({ "sub": user, "client_id": client, "iat": issued }).as_object().unwrap().clone()
+            })
+        };
+        for (ended, expected) in [
+            (whose(Some("alice"), Some("app")), [true, false, false, false, false]),
+            (whose(Some("alice"), None), [true, true, false, false, false]),
+            (whose(None, Some("app")), [true, false, true, true, false]),
+            (whose(Some("client:app"), None), [false, false, false, true, false]),
+            (whose(Some("alice"), Some("app")), [true, false, false, false, false]),
+            (whose(Some("eve"), Some("none")), [false; 5]),
+        ] {
+            let before = issue(bench);
+            assert!(!before.iter().any(|claims| bench.store().is_ended(claims)), "{ended:?}");
+            bench.store().end_all(ended.clone(), LIFETIME).await.unwrap();
+            for reopened in [false, true] {
+                assert_eq!(before.each_ref().map(|claims| bench.store().is_ended(claims)), expected, "{ended:?}");
+                assert!(!issue(bench).iter().any(|claims| bench.store().is_ended(claims)), "{ended:?}, {reopened}");
+                bench.reopen();
+            }
+        }
+        // Nobody's, though it is one of ours: it cannot be told from those that ended.
+        let nameless = json!({ "sub": "alice", "client_id": "app" }).as_object().unwrap().clone();
+        assert!(bench.store().is_ended(&nameless));
+        // As long as there may be a token, and no longer.
+        bench.store().end_all(whose(Some("bob"), None), LIFETIME * 48).await.unwrap();
+        let at_start = |user| json!({ "sub": user, "client_id": "app", "iat": START }).as_object().unwrap().clone();
+        for (hours, expected) in [(23, [true, true]), (25, [false, true]), (47, [false, true]), (49, [false, false])] {
+            bench.clock.advance(START + hours * 3600 - bench.store().now());
+            bench.store().sweep(100).await.unwrap();
+            bench.reopen();
+            // Those of the client are ended by the row of the client, which went with the first.
+            let ended = ["alice", "bob"].map(|user| bench.store().is_ended(&at_start(user)));
+            assert_eq!(ended, expected, "{hours} h");
+        }
+        assert_eq!(bench.store().issued_at("bob", "app"), bench.store().now());
+    });
+}
+
+#[test]
+fn no_more_are_turned_out_than_can_be_remembered() {
+    Bench::each(&async |bench| {
+        bench.store().fill_not_before();
+        let error = bench.store().end_all(whose(Some("alice"), None), LIFETIME).await.unwrap_err();
+        assert!(matches!(error, StoreError::Full), "{error}");
     });
 }
 

@@ -197,6 +197,7 @@ impl Writer {
                     };
                 }
                 all.revoked.extend(changes.revoked);
+                all.not_before.extend(changes.not_before);
                 all.watched.extend(changes.watched);
             }
         }

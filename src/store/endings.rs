@@ -1,7 +1,9 @@
 //! The end of everything that a user or a client was given: for operators who have to turn somebody out.
 
-use serde::Serialize;
+use std::time::Duration;
+
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::grants::revoke_grant;
 use super::revocations::revoke;
@@ -12,7 +14,7 @@ use super::{Code, Grant, OpaqueToken, Session, Store, StoreError};
 const AT_ONCE: usize = 500;
 
 /// Whose: those of the user that the client has, where both are named.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Whose {
     pub user: Option<String>,
     pub client: Option<String>,
@@ -36,8 +38,12 @@ pub struct Ended {
 
 impl Store {
     /// Ends sessions (of a user alone; they are no client's), then codes, then grants with their tokens, so that nothing
-    /// ended gives rise to anything new meanwhile.
-    pub async fn end_all(&self, whose: Whose) -> Result<Ended, StoreError> {
+    /// ended gives rise to anything new meanwhile; and at last every access token that was issued until then, none of
+    /// which lives longer than `lifetime`.
+    pub async fn end_all(&self, whose: Whose, lifetime: Duration) -> Result<Ended, StoreError> {
+        if !self.has_room_to_end() {
+            return Err(StoreError::Full);
+        }
         let mut ended = Ended::default();
         if let Whose { user: Some(user), client: None } = &whose {
             let user = user.clone();
@@ -71,10 +77,11 @@ impl Store {
                 Ok(own)
             })
             .await?;
+        let of = whose.clone();
         ended.access_tokens = self
             .each(Table::OpaqueTokens, move |tx, key, token: OpaqueToken| {
                 let claim = |name: &str| token.claims.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
-                let own = token.grant.is_none() && whose.is(claim("sub"), claim("client_id"));
+                let own = token.grant.is_none() && of.is(claim("sub"), claim("client_id"));
                 if own {
                     revoke(tx, &token.jti, token.expires)?;
                     tx.delete(Table::OpaqueTokens, key);
@@ -82,6 +89,7 @@ impl Store {
                 Ok(own)
             })
             .await?;
+        self.end_access_tokens(whose, lifetime).await?;
         Ok(ended)
     }
 

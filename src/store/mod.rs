@@ -11,6 +11,7 @@ mod endings;
 mod grants;
 mod keys;
 mod memory;
+mod not_before;
 mod records;
 mod revocations;
 mod sessions;
@@ -32,6 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::clock::{Clock, UnixSeconds};
+use not_before::NotBefore;
 use tx::{Changes, Tx};
 
 /// `[store.*]`.
@@ -49,6 +51,8 @@ pub enum StoreError {
     /// Too many writes are waiting; trying later may help.
     #[error("the store's queue is full")]
     Busy,
+    #[error("too many users and clients were turned out; the tokens of all can be ended by new keys")]
+    Full,
     #[error("the store is closed")]
     Closed,
     /// Another process has it now, or will in a moment.
@@ -97,6 +101,7 @@ enum Backend {
 #[derive(Clone, Debug, Default)]
 struct Live {
     revocations: Arc<Revocations>,
+    not_before: Arc<NotBefore>,
     token_use: Arc<TokenUse>,
 }
 
@@ -104,6 +109,9 @@ impl Live {
     fn follow(&self, changes: &mut Changes) {
         for (jti, expires) in changes.revoked.drain(..) {
             self.revocations.insert(&jti, expires);
+        }
+        for row in changes.not_before.drain(..) {
+            self.not_before.insert(row);
         }
         for (jti, grant, expires) in changes.watched.drain(..) {
             self.token_use.watch(&jti, grant, expires);
@@ -122,8 +130,7 @@ impl Store {
             }
         };
         let store = Self(Arc::new(Inner { backend, clock, live }));
-        store.load_revocations()?;
-        store.load_watched_tokens()?;
+        store.load_live()?;
         Ok(store)
     }
 
@@ -146,10 +153,15 @@ impl Store {
             Backend::Memory(_) => Ok(()),
             Backend::Embedded(embedded) => {
                 embedded.take_back()?;
-                self.load_revocations()?;
-                Ok(self.load_watched_tokens()?)
+                Ok(self.load_live()?)
             }
         }
+    }
+
+    fn load_live(&self) -> Result<(), StoreError> {
+        self.load_revocations()?;
+        self.load_not_before()?;
+        self.load_watched_tokens()
     }
 
     /// The access tokens that are refused before they expire.
@@ -166,6 +178,7 @@ impl Store {
     pub async fn sweep(&self, limit: usize) -> Result<usize, StoreError> {
         let now = self.now();
         self.0.live.revocations.forget_expired(now);
+        self.0.live.not_before.forget_expired(now);
         self.0.live.token_use.forget_expired(now);
         self.write(move |tx| tx.sweep(limit)).await
     }

@@ -51,7 +51,7 @@ impl Revocations {
 }
 
 /// How long a revocation outlives the token's `exp`: verifiers may allow for clocks that differ.
-const LEEWAY_SECONDS: u64 = 120;
+pub(super) const LEEWAY_SECONDS: u64 = 120;
 
 impl Store {
     /// Refuses the access token `jti` from now until it expires by itself.

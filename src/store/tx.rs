@@ -9,7 +9,7 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{GrantId, StoreError};
+use super::{GrantId, StoreError, not_before};
 use crate::clock::UnixSeconds;
 
 /// The tables. All live in one key space, told apart by the first byte of the key: never change a number.
@@ -36,6 +36,8 @@ pub(super) enum Table {
     Passwords = 12,
     /// Keys of the server's own, by purpose.
     Secrets = 11,
+    /// User, NUL, client, of which one may be empty.
+    NotBefore = 13,
 }
 
 /// A row that never expires.
@@ -56,6 +58,7 @@ pub(super) struct Changes {
     /// None: the row is deleted.
     pub(super) rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     pub(super) revoked: Vec<(String, UnixSeconds)>,
+    pub(super) not_before: Vec<not_before::Row>,
     pub(super) watched: Vec<(String, GrantId, UnixSeconds)>,
 }
 

@@ -186,8 +186,8 @@ impl Verifier {
             return Err(Refusal::Issuer);
         }
         token.validity().at(self.clock.now())?;
-        if let (Some(store), Some(jti)) = (&self.issuers[token.issuer_index()].store, token.jti())
-            && store.is_revoked(jti)
+        if let Some(store) = &self.issuers[token.issuer_index()].store
+            && (token.jti().is_some_and(|jti| store.is_revoked(jti)) || store.is_ended(token.claims()))
         {
             return Err(Refusal::Revoked);
         }

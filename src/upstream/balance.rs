@@ -69,8 +69,8 @@ impl Order {
         }
     }
 
-    /// The server to go to, or to go on to after the one at `failed`; that again if no other takes the request. None if
-    /// all are out.
+    /// The server to go to, or to go on to after the one at `failed`; that again if no other takes the request. Where all
+    /// are out, one that is tried nevertheless, or none.
     pub(super) fn choose(self, upstream: &Upstream, failed: Option<usize>, now: Instant) -> Option<Choice> {
         let servers = &upstream.servers;
         if failed.is_none() && (self.balance == Balance::RoundRobin || servers.len() == 1) {
@@ -80,22 +80,33 @@ impl Order {
                 return Some(Choice { place, trial: false });
             }
         }
-        let (mut last, mut spared) = (None, None);
-        for _ in 0..servers.len() {
-            let others = (0..servers.len()).filter(|place| Some(*place) != failed);
-            let ranked = others.map(|place| self.rank(upstream, place));
-            let Some(next) = ranked.filter(|rank| last.is_none_or(|last| *rank > last)).min() else { break };
-            let place = next.2;
+        let mut spared = None;
+        for place in self.others(upstream, failed) {
             match servers[place].standing.admits(now, self.lot(servers.len())) {
                 Admission::Yes => return Some(Choice { place, trial: false }),
                 Admission::Trial => return Some(Choice { place, trial: true }),
                 Admission::Spared => spared = spared.or(Some(place)),
                 Admission::Out => {}
             }
-            last = Some(next);
         }
         let again = failed.filter(|failed| !servers[*failed].standing.is_out());
-        spared.or(again).map(|place| Choice { place, trial: false })
+        if let Some(place) = spared.or(again) {
+            return Some(Choice { place, trial: false });
+        }
+        let mut last_resorts = self.others(upstream, failed);
+        let place = last_resorts.find(|place| servers[*place].standing.is_tried_as_last_resort(now));
+        place.map(|place| Choice { place, trial: true })
+    }
+
+    /// The places of all servers but that at `failed`, the first to be asked first.
+    fn others(self, upstream: &Upstream, failed: Option<usize>) -> impl Iterator<Item = usize> {
+        let mut last = None;
+        std::iter::from_fn(move || {
+            let others = (0..upstream.servers.len()).filter(|place| Some(*place) != failed);
+            let ranked = others.map(|place| self.rank(upstream, place));
+            last = ranked.filter(|rank| last.is_none_or(|last| *rank > last)).min();
+            last.map(|(_, _, place)| place)
+        })
     }
 
     /// The lowest comes first. The last part is the server's place, so that no two are the same.

@@ -224,7 +224,8 @@ impl Upstream {
         tracing::warn!(event = "upstream.server_out", upstream, server = %server.url, reason);
     }
 
-    fn failed(&self, choice: Choice, error: &SendError) {
+    /// Notes a failure, and how long it `took`.
+    fn failed(&self, choice: Choice, error: &SendError, took: Duration) {
         let server = &self.servers[choice.place];
         let may_go = match error {
             SendError::Connect { .. } | SendError::ConnectTimeout { .. } => true,
@@ -235,7 +236,7 @@ impl Upstream {
             }
             SendError::Busy { .. } | SendError::NoServer { .. } | SendError::RequestBody(_) => return,
         };
-        if server.standing.failed(choice.trial, Instant::now(), || may_go) {
+        if server.standing.failed(choice.trial, took, Instant::now(), || may_go) {
             self.is_gone(server, &error.to_string());
         }
     }
@@ -293,7 +294,7 @@ impl Pools {
                 }
                 let error = SendError::Timeout { server: upstream.servers[progress.choice.place].url.to_string(), limit };
                 if body.error().is_none() {
-                    upstream.failed(progress.choice, &error);
+                    upstream.failed(progress.choice, &error, started.elapsed());
                 }
                 Err(error)
             }
@@ -330,12 +331,14 @@ impl Pools {
             if host_of_server {
                 request.headers_mut().insert(http::header::HOST, server.authority.clone());
             }
+            let began = choice.trial.then(Instant::now);
+            let took = || began.map_or(Duration::ZERO, |began| began.elapsed());
             progress.shared = None;
             let error = match self.checkout(index, choice.place).await {
                 Err(error) => {
                     // Else it was counted when the connection failed: once, however many wait for it.
                     if choice.trial {
-                        upstream.failed(choice, &error);
+                        upstream.failed(choice, &error, took());
                     }
                     error
                 }
@@ -360,7 +363,7 @@ impl Pools {
                             }
                         };
                         if !failure.unprocessed && body.error().is_none() {
-                            upstream.failed(choice, &error);
+                            upstream.failed(choice, &error, took());
                         }
                         let Some(again) = again else { return Err(error) };
                         content = again;

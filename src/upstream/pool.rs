@@ -242,12 +242,13 @@ async fn connect(upstream: &Upstream, place: usize) -> Result<Sender, SendError>
     };
     let slot = slot.ok_or_else(|| SendError::Busy { server: server.url.to_string(), limit })?;
     upstream.metrics.connects.inc();
+    let began = Instant::now();
     let error = match tokio::time::timeout(timeout, server.connector.connect(slot)).await {
         Ok(Ok(sender)) => return Ok(sender),
         Ok(Err(source)) => SendError::Connect { server: server.url.to_string(), source: Arc::new(source) },
         Err(_) => SendError::ConnectTimeout { server: server.url.to_string(), limit: timeout },
     };
-    upstream.failed(Choice { place, trial: false }, &error);
+    upstream.failed(Choice { place, trial: false }, &error, began.elapsed());
     Err(error)
 }
 

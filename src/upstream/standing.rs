@@ -1,5 +1,7 @@
 //! Whether a server is given requests. After failures in a row it is out; when its time is over, one request at a time
-//! tries it, and once that is answered it gets its share back by and by: a server that has just started is slow.
+//! tries it, and once that is answered it gets its share back by and by: a server that has just started is slow. Where no
+//! other server takes requests there is nothing to be won by a pause: then one request at a time tries it, after no more
+//! of one than what the last had to wait for its failure asks for.
 //!
 //! In the ordinary case this costs a request two loads of atomics.
 
@@ -14,6 +16,11 @@ const FAILURES: u32 = 3;
 const OUT: Duration = Duration::from_secs(1);
 /// ... up to this, so that a server that is back is soon found to be.
 const LONGEST_OUT: Duration = Duration::from_secs(5);
+/// Where there is no other server: how long it is out at least, so that one that refuses connections is not asked by each
+/// of many requests...
+const PACE: Duration = Duration::from_millis(10);
+/// ... and how many times as long as its failure took, up to the longest, so that callers do not wait for it in turn.
+const PATIENCE: u32 = 4;
 /// How long a trial keeps others off. It may take longer, or be given up without an outcome.
 const TRIAL: Duration = Duration::from_secs(5);
 /// How long a server that comes back has less than its share.
@@ -31,6 +38,8 @@ pub(super) struct Standing {
     failures: AtomicU32,
     /// How many times in a row it went out again, or stayed out after a trial.
     rounds: AtomicU32,
+    /// From when on it is tried, while it is out and there is no other. In milliseconds since the epoch.
+    last_resort: AtomicU64,
 }
 
 /// Times are in milliseconds since the epoch.
@@ -81,7 +90,8 @@ impl State {
 impl Standing {
     pub(super) fn new() -> Self {
         let zero = AtomicU32::default;
-        Self { epoch: Instant::now(), state: AtomicU64::default(), failures: zero(), rounds: zero() }
+        let (state, last_resort) = (AtomicU64::default(), AtomicU64::default());
+        Self { epoch: Instant::now(), state, failures: zero(), rounds: zero(), last_resort }
     }
 
     /// Whether the server takes a request. `lot` is a number that the request drew, or keeps.
@@ -107,10 +117,23 @@ impl Standing {
                 if lot % STEPS <= step { Admission::Yes } else { Admission::Spared }
             }
             State::Out { until } if now >= until && self.change(state, State::Out { until: now + millis(TRIAL) }) => {
+                self.last_resort.store(now + millis(TRIAL), Ordering::Relaxed);
                 Admission::Trial
             }
             State::Out { .. } => Admission::Out,
         }
+    }
+
+    /// Whether the request is to try a server that is out by its failures, now that no other takes it.
+    pub(super) fn is_tried_as_last_resort(&self, now: Instant) -> bool {
+        let (state, now) = (self.state(), self.millis(now));
+        let from = self.last_resort.load(Ordering::Relaxed);
+        if now < from || !matches!(state, State::Out { .. }) {
+            return false;
+        }
+        let held = now + millis(TRIAL);
+        let first = self.last_resort.compare_exchange(from, held, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        first && self.change(state, State::Out { until: held })
     }
 
     /// Whether there is nothing about it.
@@ -148,8 +171,9 @@ impl Standing {
         self.is_out() && self.change(state, State::Back { since: self.millis(now) })
     }
 
-    /// Notes a failure. `may_go`: whether the server may go out for it, asked only when it would. True if it went.
-    pub(super) fn failed(&self, trial: bool, now: Instant, may_go: impl FnOnce() -> bool) -> bool {
+    /// Notes a failure, and how long it `took`. `may_go`: whether the server may go out for it, asked only when it would.
+    /// True if it went.
+    pub(super) fn failed(&self, trial: bool, took: Duration, now: Instant, may_go: impl FnOnce() -> bool) -> bool {
         let state = self.state();
         let was_out = matches!(state, State::Out { .. } | State::Ill);
         // Of those that were on their way when the server went out, each fails now.
@@ -162,8 +186,11 @@ impl Standing {
         }
         let rounds = self.rounds.load(Ordering::Relaxed);
         let pause = LONGEST_OUT.min(OUT * 2_u32.pow(rounds.min(8)));
-        let gone = self.change(state, State::Out { until: self.millis(now) + millis(pause) });
+        let now = self.millis(now);
+        let gone = self.change(state, State::Out { until: now + millis(pause) });
         if gone {
+            let pause = took.saturating_mul(PATIENCE).clamp(PACE, LONGEST_OUT);
+            self.last_resort.store(now + millis(pause), Ordering::Relaxed);
             self.rounds.store(rounds.saturating_add(1), Ordering::Relaxed);
         }
         gone && !was_out
@@ -192,7 +219,7 @@ mod tests {
     use super::*;
 
     fn fail(standing: &Standing, times: u32, at: Instant) -> u32 {
-        (0..times).map(|_| u32::from(standing.failed(false, at, || true))).sum()
+        (0..times).map(|_| u32::from(standing.failed(false, Duration::ZERO, at, || true))).sum()
     }
 
     #[test]
@@ -205,7 +232,7 @@ mod tests {
         assert_eq!(fail(&standing, 5, now), 1, "it goes once");
         assert_eq!(standing.admits(now, 0), Admission::Out);
         let stays = Standing::new();
-        assert!((0..9).all(|_| !stays.failed(false, now, || false)));
+        assert!((0..9).all(|_| !stays.failed(false, Duration::ZERO, now, || false)));
         assert_eq!(stays.admits(now, 0), Admission::Yes);
     }
 
@@ -220,7 +247,7 @@ mod tests {
             now += Duration::from_secs(out);
             assert_eq!(standing.admits(now, 0), Admission::Trial, "{out}");
             assert_eq!(standing.admits(now, 0), Admission::Out, "one is enough");
-            assert!(!standing.failed(true, now, || false), "it was out already");
+            assert!(!standing.failed(true, Duration::ZERO, now, || false), "it was out already");
         }
         // A trial that nothing comes of.
         now += LONGEST_OUT;
@@ -229,6 +256,34 @@ mod tests {
         assert_eq!(standing.admits(now, 0), Admission::Trial);
         assert!(standing.answered(Some(now)));
         assert!(!standing.is_out());
+    }
+
+    #[test]
+    fn where_there_is_no_other_only_failures_that_took_long_keep_requests_off() {
+        let (standing, mut now) = (Standing::new(), Instant::now());
+        assert!(!standing.is_tried_as_last_resort(now), "it is in");
+        assert_eq!(fail(&standing, 3, now), 1);
+        for _ in 0..100 {
+            assert!(!standing.is_tried_as_last_resort(now), "just now it refused");
+            now += PACE;
+            assert!(standing.is_tried_as_last_resort(now));
+            assert!(!standing.is_tried_as_last_resort(now), "one is enough");
+            assert_eq!(standing.admits(now, 0), Admission::Out);
+            standing.failed(true, Duration::ZERO, now, || false);
+        }
+        now += PACE;
+        for (took, pause) in [(100, 400), (2000, 5000)] {
+            assert!(standing.is_tried_as_last_resort(now));
+            standing.failed(true, Duration::from_millis(took), now, || false);
+            assert!(!standing.is_tried_as_last_resort(now + Duration::from_millis(pause) - PACE), "it took {took} ms");
+            now += Duration::from_millis(pause);
+        }
+        assert_eq!(standing.admits(now, 0), Admission::Trial);
+        assert!(!standing.is_tried_as_last_resort(now), "one is enough");
+        assert!(standing.is_tried_as_last_resort(now + TRIAL), "nothing came of it");
+        assert!(standing.answered(Some(now)) && !standing.is_out());
+        standing.is_ill();
+        assert!(!standing.is_tried_as_last_resort(now + LONGEST_OUT * 9), "its checks alone bring it back");
     }
 
     #[test]

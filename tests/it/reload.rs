@@ -7,9 +7,9 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::http::Conn;
-use crate::support::mint::AUDIENCE;
+use crate::support::mint::{AUDIENCE, Key};
 use crate::support::server::{basic, cheap_hash};
-use crate::support::{RecordingUpstream, Req, Response, Site, Wrong, field, send};
+use crate::support::{RecordingUpstream, Req, Response, Site, Wrong, field, secrets, send};
 
 const ROUTES: &str = r#"
 [[routes]]
@@ -175,6 +175,81 @@ fn no_request_fails_during_fifty_reloads_and_what_did_not_change_goes_on() {
     let verified = site.gateway.metrics().sum("tollgate_tokens_verified_total", &[("issuer", "corp")]);
     wrong.ok("verified once, or by both workers at once", verified <= 2.0, verified);
     wrong.done();
+}
+
+#[test]
+fn a_rate_limit_that_did_not_change_is_as_used_up_as_before() {
+    let route = |name: &str, limit: &str| {
+        format!(
+            "[[routes]]\nname = \"{name}\"\npath = \"/{name}/**\"\nupstream = \"app\"\nallow = [{{ public = true }}]\n\
+             rate_limit = {{ {limit} }}\n"
+        )
+    };
+    let by_address = "per = \"address\", requests = 2, window = \"1h\"";
+    let together = "per = \"route\", requests = 2, window = \"1h\"";
+    let (one, other, all) = (route("one", by_address), route("other", by_address), route("all", together));
+    let site = Site::builder().more(&one).more(&other).more(&all).start();
+    let good = site.gateway.read("tollgate.toml");
+    let mut wrong = Wrong::default();
+    let statuses = |path: &str| [(); 3].map(|()| site.get(path, None).status);
+    let reload = |text: String| {
+        site.gateway.write("tollgate.toml", text);
+        post_reload(&site).status
+    };
+    for path in ["/one/x", "/other/x", "/all/x"] {
+        wrong.eq(path, statuses(path), [200, 200, 429]);
+    }
+    // A route that comes first and has the longest budget of all; later another in its place.
+    let first = route("first", "per = \"address\", requests = 1, window = \"1d\", burst = 9");
+    let changed = by_address.replace("requests = 2", "requests = 1");
+    for (case, text, expected) in [
+        ("nothing changed", good.clone(), [429, 429, 429]),
+        ("another route", good.replace(&one, &format!("{first}{one}")), [429, 429, 429]),
+        ("this one's limit", good.replace(&one, &route("one", &changed)), [200, 429, 429]),
+        ("as before", good.clone(), [200, 429, 429]),
+        (
+            "this one's rules",
+            good.replace(&all, &all.replace("public = true", "authenticated = true")),
+            [429, 429, 401],
+        ),
+        ("by another name", good.replace("name = \"all\"", "name = \"another\""), [429, 429, 200]),
+    ] {
+        wrong.eq((case, "reload"), reload(text), 200);
+        wrong.eq(case, ["/one/x", "/other/x", "/all/x"].map(|path| site.get(path, None).status), expected);
+        // What was given anew is used up.
+        let _used_up = statuses("/one/x");
+    }
+    let refused = site.gateway.metrics().sum("tollgate_rate_limited_total", &[("route", "other")]);
+    wrong.eq("counted", refused, 7.0);
+    wrong.done();
+}
+
+#[test]
+fn a_jwt_for_the_upstream_is_used_again_unless_it_is_to_say_something_else() {
+    let route = r#"
+[[routes]]
+name = "told"
+path = "/told/**"
+upstream = "app"
+allow = [{ authenticated = true }]
+forward.authorization = { signed_jwt = { key = "upstream.pem", audience = "orders" } }
+"#;
+    let key = Key::p256("x");
+    let site = Site::builder().file("upstream.pem", key.pem()).more(route).start();
+    let token = site.mint.scoped("read");
+    let sent = || {
+        assert_eq!(site.get("/told/1", Some(&token)).status, 200);
+        let sent = site.upstream.last().header("authorization").unwrap().to_owned();
+        secrets::keep(sent.strip_prefix("Bearer ").unwrap());
+        sent
+    };
+    let first = sent();
+    rewrite(&site, |text| text + MORE);
+    assert_eq!(post_reload(&site).status, 200);
+    assert_eq!(sent(), first, "a signature differs each time it is made");
+    rewrite(&site, |text| text.replace("audience = \"orders\"", "audience = \"invoices\""));
+    assert_eq!(post_reload(&site).status, 200);
+    assert_ne!(sent(), first);
 }
 
 #[test]

@@ -90,6 +90,88 @@ fn a_user_or_a_client_is_turned_out() {
     wrong.done();
 }
 
+/// JWTs that came without a refresh token: no list has them.
+#[test]
+fn j31_tokens_that_nobody_keeps_end_by_the_name_of_their_user_or_client() {
+    const MORE: &str = r#"
+[authorization_server.clients.machine]
+secret = { env = "CLIENT_SECRET" }
+grants = ["client_credentials"]
+scopes = ["orders:read"]
+default_scopes = ["orders:read"]
+[authorization_server.clients.resource-server]
+secret = { env = "CLIENT_SECRET" }
+grants = ["client_credentials"]
+scopes = ["orders:read"]
+introspect = true
+"#;
+    let mut site = server::builder().embedded().more(MORE).start();
+    let held_by = |site: &Site, user: &str, client: &str| {
+        let form = match user {
+            "" => encode(&[("grant_type", "client_credentials")]),
+            user => server::password_form(user, server::PASSWORD, &[]),
+        };
+        let (access, refresh) = tokens(&server::ask(site, client, &form));
+        assert_eq!(refresh, "");
+        access
+    };
+    let is_active = |site: &Site, token: &str| {
+        let request = Req::post("/oauth2/introspect").host(server::HOST).form(&encode(&[("token", token)]));
+        let credentials = server::basic("resource-server", server::SECRET);
+        site.send(&request.header("Authorization", &credentials)).json()["active"].as_bool()
+    };
+    let mut wrong = Wrong::default();
+    let (mut dead, mut living) = (Vec::new(), Vec::new());
+    for (case, form, ended) in [
+        ("a user", &[("subject", "alice")][..], [true, true, false, false]),
+        ("a client", &[("client", "billing")], [true, false, true, false]),
+        ("one by the other", &[("subject", "alice"), ("client", "billing")], [true, false, false, false]),
+        ("a client for itself", &[("client", "machine")], [false, false, false, true]),
+        ("the same by its subject", &[("subject", "client:machine")], [false, false, false, true]),
+        ("nobody", &[("subject", "eve")], [false; 4]),
+    ] {
+        let issue = || {
+            let holders = [("alice", "billing"), ("alice", "short"), ("carol", "billing"), ("", "machine")];
+            holders.map(|(user, client)| held_by(&site, user, client))
+        };
+        let held = issue();
+        // A connection for each worker and more, all of which know the tokens.
+        let mut connections: Vec<_> = (0..6).map(|_| site.connect()).collect();
+        let mut statuses = |token: &String| -> Vec<u16> {
+            let ask = Req::get("/orders/7").bearer(token);
+            connections.iter_mut().map(|conn| conn.send(&ask).status).collect()
+        };
+        for token in &held {
+            wrong.eq((case, "before"), statuses(token), vec![200; 6]);
+        }
+        wrong.eq(case, revoke(&site, form).status, 200);
+        for (token, ended) in held.iter().zip(ended) {
+            wrong.eq((case, "after", ended), statuses(token), vec![if ended { 401 } else { 200 }; 6]);
+            wrong.eq((case, "introspection", ended), is_active(&site, token), Some(!ended));
+        }
+        // Within the same second, mostly.
+        for token in issue() {
+            wrong.eq((case, "again"), statuses(&token), vec![200; 6]);
+            wrong.eq((case, "again, by introspection"), is_active(&site, &token), Some(true));
+        }
+        let (ended, left): (Vec<_>, Vec<_>) = held.into_iter().zip(ended).partition(|(_, ended)| *ended);
+        dead.extend(ended);
+        living = left;
+    }
+    let answer = site.get("/orders/7", Some(&dead[0].0));
+    wrong.eq("B11", answer.challenge_param("error").as_deref(), Some("invalid_token"));
+    wrong.eq("reason", field(&site.gateway.access_log(&answer.request_id()), "reason"), Some("revoked"));
+    site.gateway.kill();
+    site.gateway.start_again();
+    for (token, _) in &dead {
+        wrong.eq("dead after a kill", (at_gateway(&site, token), is_active(&site, token)), (401, Some(false)));
+    }
+    for (token, _) in &living {
+        wrong.eq("living after a kill", (at_gateway(&site, token), is_active(&site, token)), (200, Some(true)));
+    }
+    wrong.done();
+}
+
 #[test]
 fn what_operators_may_ask_and_how() {
     let site = server::builder()

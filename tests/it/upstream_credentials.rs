@@ -8,14 +8,6 @@ use crate::support::mint::{Key, now, payload};
 use crate::support::server::{self, HOST, SECRET, basic, tokens};
 use crate::support::{Req, Site, Wrong, secrets};
 
-fn pem(key: &Key) -> String {
-    use base64::Engine as _;
-    let text = base64::engine::general_purpose::STANDARD.encode(key.pkcs8());
-    let lines: Vec<String> =
-        text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line).into_owned()).collect();
-    format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n"))
-}
-
 fn routes(lifetime: &str) -> String {
     format!(
         r#"
@@ -60,7 +52,7 @@ fn sent(site: &Site) -> String {
 #[test]
 fn a_jwt_tells_the_upstream_who_calls() {
     let key = Key::p256("x");
-    let site = Site::builder().file("upstream.pem", pem(&key)).more(&routes("5m")).start();
+    let site = Site::builder().file("upstream.pem", key.pem()).more(&routes("5m")).start();
     let mut wrong = Wrong::default();
     let claims =
         json!({"sub": "alice", "client_id": "billing", "scope": "read write", "tenant": "acme", "numbers": [1, 2]});
@@ -108,7 +100,7 @@ fn a_jwt_tells_the_upstream_who_calls() {
 #[test]
 fn it_never_outlives_the_callers_token() {
     let key = Key::p256("x");
-    let site = Site::builder().file("upstream.pem", pem(&key)).more(&routes("1h")).issuer("leeway = \"0s\"").start();
+    let site = Site::builder().file("upstream.pem", key.pem()).more(&routes("1h")).issuer("leeway = \"0s\"").start();
     let ends = now() + 40;
     site.get("/told/1", Some(&site.mint.token(&json!({"sub": "alice", "exp": ends}))));
     assert_eq!(payload(&sent(&site))["exp"].as_i64(), Some(ends));
@@ -117,7 +109,7 @@ fn it_never_outlives_the_callers_token() {
 #[test]
 fn the_public_key_is_published() {
     let key = Key::p256("x");
-    let site = server::builder().file("upstream.pem", pem(&key)).more(&routes("5m")).start();
+    let site = server::builder().file("upstream.pem", key.pem()).more(&routes("5m")).start();
     let (access, _) = tokens(&server::log_in(&site, "billing", &[("scope", "orders:read offline_access")]));
     assert_eq!(site.send(&Req::get("/told/1").host(HOST).bearer(&access)).status, 200);
     let sent = sent(&site);

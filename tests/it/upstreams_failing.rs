@@ -443,6 +443,45 @@ fn nobody_waits_for_an_upstream_that_is_known_to_be_down() {
 }
 
 #[test]
+fn an_upstream_that_comes_back_is_found_by_the_first_request() {
+    for gone in [1, 2] {
+        let mortals: Vec<Mortal> = (0..gone).map(|_| Mortal::start()).collect();
+        let site = Site::builder().upstream_lines(&servers(&mortals.iter().collect::<Vec<_>>())).more(OPEN).start();
+        for round in 0..3 {
+            mortals.iter().for_each(Mortal::kill);
+            // Far more than put a server out, and double its pause again and again.
+            let mut pause = Duration::from_millis(10);
+            for _ in 0..20 {
+                let asked = Instant::now();
+                assert!([502, 503].contains(&site.get("/public/x", None).status));
+                pause = pause.max(4 * asked.elapsed());
+            }
+            assert!(mortals.iter().all(|mortal| up(&site, mortal) == 0.0), "{gone}, round {round}");
+            mortals[round % gone].revive();
+            // As is promised.
+            thread::sleep(pause);
+            assert_eq!(site.send(&Req::post("/public/x").body("a")).status, 200, "{gone}, round {round}");
+            for mortal in mortals.iter().filter(|mortal| mortal.listener.lock().unwrap().is_none()) {
+                mortal.revive();
+            }
+        }
+    }
+}
+
+#[test]
+fn many_requests_to_an_upstream_that_refuses_connections_make_few() {
+    let mortal = Mortal::start();
+    let site = Site::builder().upstream_lines(&servers(&[&mortal])).more(OPEN).start();
+    mortal.kill();
+    let begun = Instant::now();
+    let statuses = under_load(&site, |answered| until("there were many", || answered() >= 2000));
+    let most = 3 + 4 + begun.elapsed().as_millis() / 10;
+    let opened = site.gateway.metrics().sum("tollgate_upstream_connections_opened_total", &[]);
+    assert!(opened <= most as f64, "{opened} of at most {most}: {statuses:?}");
+    assert_eq!(statuses.keys().collect::<Vec<_>>(), [&502, &503], "{statuses:?}");
+}
+
+#[test]
 fn one_request_at_a_time_tries_an_upstream_that_was_down() {
     let gate = Gate::default();
     let held = gate.clone();
@@ -452,7 +491,10 @@ fn one_request_at_a_time_tries_an_upstream_that_was_down() {
     }));
     let site = Site::builder().upstream_lines(&servers(&[&mortal])).more(OPEN).start();
     mortal.kill();
-    until("it is out", || site.get("/public/x", None).status == 503);
+    for _ in 0..3 {
+        assert_eq!(site.get("/public/x", None).status, 502);
+    }
+    wait_event(&site, "upstream.server_out", &mortal);
     mortal.revive();
     let statuses: Vec<u16> = thread::scope(|scope| {
         let ask = || scope.spawn(|| site.get("/public/x", None).status);

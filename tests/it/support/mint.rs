@@ -94,6 +94,13 @@ impl Key {
         }
     }
 
+    pub fn pem(&self) -> String {
+        let text = base64::engine::general_purpose::STANDARD.encode(self.pkcs8());
+        let lines: Vec<String> =
+            text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+        format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n"))
+    }
+
     /// The public key, without `alg` and `use`.
     pub fn bare_jwk(&self) -> Value {
         let kid = &self.kid;
