@@ -79,17 +79,13 @@ impl Tracer {
             if !parent.is_sampled() {
                 return None;
             }
-            let own = parent.child(NonZero::new(random()).unwrap_or(NonZero::<u64>::MIN));
+            let own = parent.child(span_id());
             return Some(Span { parent: trace.replace(own.clone()), own });
         }
-        let random: [u64; 3] = [random(), random(), random()];
-        let sampled = random[0] < self.threshold;
-        let trace_id = u128::from(random[1]) << 64 | u128::from(random[0]);
-        let root = TraceParent::root(
-            NonZero::new(trace_id).unwrap_or(NonZero::<u128>::MIN),
-            NonZero::new(random[2]).unwrap_or(NonZero::<u64>::MIN),
-            sampled,
-        );
+        let trace_id = u128::from_ne_bytes(secret::random());
+        #[expect(clippy::cast_possible_truncation, reason = "its second half, by which others sample too")]
+        let sampled = (trace_id as u64) < self.threshold;
+        let root = TraceParent::root(NonZero::new(trace_id).unwrap_or(NonZero::<u128>::MIN), span_id(), sampled);
         *trace = Some(root.clone());
         sampled.then_some(Span { own: root, parent: None })
     }
@@ -115,6 +111,6 @@ impl Tracer {
     }
 }
 
-fn random() -> u64 {
-    u64::from_ne_bytes(secret::random())
+fn span_id() -> NonZero<u64> {
+    NonZero::new(u64::from_ne_bytes(secret::random())).unwrap_or(NonZero::<u64>::MIN)
 }
