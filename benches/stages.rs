@@ -19,6 +19,8 @@ use tollgate::gateway::assemble::{Context, assemble};
 use tollgate::gateway::plan::Plan;
 use tollgate::gateway::{Gateway, Limits, Routes, Target};
 use tollgate::jose::{Algorithm, SigningKey};
+#[cfg(feature = "otlp")]
+use tollgate::net::EndpointUrl;
 use tollgate::net::forwarded::{self, Origin};
 use tollgate::net::headers::remove_hop_by_hop;
 use tollgate::policy::{self, Caller};
@@ -151,6 +153,47 @@ fn decide(bencher: Bencher<'_, '_>) {
 }
 
 /// What of one hop goes, and what tells of the caller comes.
+/// Of a request whose caller says nothing, by the share that is sampled.
+#[cfg(feature = "otlp")]
+#[divan::bench(args = [0.0, 1.0])]
+fn span(bencher: Bencher<'_, '_>, sample: f64) {
+    use tollgate::otlp::{Request, Settings, Tracer};
+
+    let settings = Settings {
+        url: EndpointUrl::parse("http://127.0.0.1:4318/v1/traces").expect("a URL"),
+        ca: None,
+        headers: HeaderMap::new(),
+        service_name: "bench".to_owned(),
+        sample,
+        timeout: Duration::from_secs(10),
+    };
+    let (tracer, _exporter) = Tracer::new(settings, Metrics::new().spans(), Clock::system()).expect("a tracer");
+    let request = Request {
+        request_id: "2c9b1f0e6d7a8b3500000001",
+        client: PEER,
+        https: true,
+        version: http::Version::HTTP_11,
+        method: &Method::GET,
+        host: Some("api.example"),
+        path: "/api7/orders/4711",
+        route: Some(("orders", "/api7/orders/{id}")),
+        upstream: Some("orders"),
+        decision: "admitted",
+        reason: None,
+        status: Some(200),
+        broken: false,
+        ended: Clock::system().precisely(),
+        duration: Duration::from_millis(3),
+    };
+    bencher.bench_local(|| {
+        let mut trace = None;
+        if let Some(span) = tracer.begin(&mut trace) {
+            tracer.end(&span, &request);
+        }
+        trace
+    });
+}
+
 #[divan::bench]
 fn forwarding_headers(bencher: Bencher<'_, '_>) {
     let mut headers = HeaderMap::new();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Seconds since 1970-01-01 UTC (RFC 7519 NumericDate, whole seconds).
 pub type UnixSeconds = u64;
@@ -29,8 +29,16 @@ impl Clock {
 
     pub fn now(&self) -> UnixSeconds {
         match &self.0 {
-            Source::System => system_seconds(),
+            Source::System => since_1970().as_secs(),
             Source::Manual(seconds) => seconds.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The same, to the fraction of a second that a span is timed by.
+    pub fn precisely(&self) -> Duration {
+        match &self.0 {
+            Source::System => since_1970(),
+            Source::Manual(seconds) => Duration::from_secs(seconds.load(Ordering::Relaxed)),
         }
     }
 
@@ -43,6 +51,6 @@ impl Clock {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
-fn system_seconds() -> UnixSeconds {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

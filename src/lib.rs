@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod jose;
 pub mod limits;
 pub mod net;
+pub mod otlp;
 pub mod policy;
 pub mod routing;
 pub mod scope;

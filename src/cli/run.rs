@@ -224,7 +224,9 @@ impl Running {
         tracing::info!(event = "draining");
         let drain = async {
             tokio::time::sleep(drain_delay).await;
-            server.drain().await
+            let left = server.drain().await;
+            control.gateway().flush_spans().await;
+            left
         };
         let left = tokio::select! {
             left = drain => left,

@@ -19,6 +19,8 @@ table! {
         /// The operators' listener.
         admin: Admin,
         log: Log,
+        /// What is told to other machines.
+        telemetry: Telemetry,
         /// Where codes, refresh tokens, sessions, revocations and signing keys live.
         store: Store,
         /// Who issues the tokens that are accepted, by name. `self` is the embedded authorization server.
@@ -177,6 +179,31 @@ words! {
         Info = "info",
         Debug = "debug",
         Trace = "trace",
+    }
+}
+
+table! {
+    Telemetry, "a table" {
+        /// A span of each request, for an OpenTelemetry collector. Absent: none.
+        otlp: Otlp,
+    }
+}
+
+table! {
+    #[schemars(extend("required" = ["endpoint"]))]
+    Otlp, "a table" {
+        /// Where the collector takes OTLP over HTTP, without `/v1/traces`; http is for loopback only.
+        endpoint: String,
+        /// PEM file: the authorities that are trusted. Default: the platform's.
+        ca: String,
+        /// What the collector wants to see, such as `Authorization`.
+        headers: Map<Secret>,
+        /// Default: "tollgate".
+        service_name: String,
+        /// The share, from 0 to 1, of the requests whose callers do not say whether they are traced. Default: 1.
+        sample: Share,
+        /// Of a call to the collector. Default: "10s".
+        timeout: Interval,
     }
 }
 

@@ -283,6 +283,7 @@ impl<T: Read> Read for List<T> {
 
 impl<T: Read> Read for Map<T> {
     const KIND: &'static str = "a table";
+    const SECRET: bool = T::SECRET;
 
     fn read(value: &DeValue<'_>, at: Span, reader: &mut Reader<'_>) -> Option<Self> {
         let DeValue::Table(table) = value else {
@@ -292,6 +293,7 @@ impl<T: Read> Read for Map<T> {
         let mut map = Self::default();
         for (key, value, span) in reader.entries(table) {
             let name = At { value: key.value.to_owned(), span: key.span };
+            reader.hide::<T>(value, span);
             let value = T::read(value, span, reader).map(|value| At { value, span });
             map.0.push(Named { name, value });
         }

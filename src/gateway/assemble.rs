@@ -12,6 +12,7 @@ use super::{Gateway, Limits, head, route};
 use crate::authorization_server::{AuthorizationServer, PublicKeys, StartError};
 use crate::clock::Clock;
 use crate::jose::KeySet;
+use crate::otlp::{self, Tracer};
 use crate::store::{OpenError, Store};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -73,6 +74,7 @@ pub async fn assemble(
         upstreams,
         routes: _,
         body_bytes: _,
+        otlp,
     } = plan;
     let former_server = former.and_then(|former| former.authorization_server.as_ref());
     let authorization_server = match (authorization_server, former_server) {
@@ -119,6 +121,10 @@ pub async fn assemble(
         Ok::<_, TlsError>(upstream)
     };
     let upstreams = upstreams.into_iter().map(&mut upstream).collect::<Result<_, _>>()?;
+    let tracer = match otlp {
+        None => None,
+        Some(settings) => Some(tracer(settings, former, &metrics, &clock, &mut background)?),
+    };
     let gateway = Gateway {
         realm: public_url.as_str().to_owned(),
         public_url,
@@ -135,10 +141,28 @@ pub async fn assemble(
         no_route_metrics: metrics.route(&Arc::from("(none)")),
         metrics,
         access_log,
+        tracer,
         request_ids: head::RequestIds::new(),
         clock,
     };
     Ok((Arc::new(gateway), background))
+}
+
+/// The exporter of one that is replaced sends what it has and ends.
+fn tracer(
+    settings: otlp::Settings,
+    former: Option<&Gateway>,
+    metrics: &Metrics,
+    clock: &Clock,
+    background: &mut Vec<Background>,
+) -> Result<Arc<Tracer>, TlsError> {
+    let kept = former.and_then(|former| former.tracer.as_ref()).filter(|tracer| tracer.is_still(&settings));
+    if let Some(kept) = kept {
+        return Ok(Arc::clone(kept));
+    }
+    let (tracer, exporter) = Tracer::new(settings, metrics.spans(), clock.clone())?;
+    background.push(Box::pin(exporter.run()));
+    Ok(tracer)
 }
 
 /// The embedded authorization server and what outlives its settings.

@@ -19,6 +19,8 @@ use super::{Gateway, Worker};
 use crate::limits::Standing;
 use crate::net::body::BodyError;
 use crate::net::trace_context::TraceParent;
+use crate::otlp;
+use crate::routing::canonical_host;
 use crate::telemetry::access_log::Event;
 use crate::telemetry::denials::Denial;
 use crate::telemetry::metrics::{Decision, method_label};
@@ -184,6 +186,9 @@ impl Drop for ResponseBody {
     }
 }
 
+/// The reason of an answer that began and could not be brought to its end.
+const ANSWER_BROKEN: &str = "answer_broken";
+
 /// One request and its answer, told of when it is dropped.
 #[derive(Debug)]
 pub(super) struct Exchange {
@@ -192,11 +197,15 @@ pub(super) struct Exchange {
     pub(super) started: Instant,
     pub(super) request_id: HeaderValue,
     pub(super) client: std::net::IpAddr,
+    pub(super) https: bool,
     pub(super) version: http::Version,
     pub(super) method: http::Method,
     pub(super) host: Option<HeaderValue>,
     pub(super) target: Option<PathAndQuery>,
+    /// As the upstream is told it.
     pub(super) trace: Option<TraceParent>,
+    /// Of a request that a collector is told of.
+    pub(super) span: Option<otlp::Span>,
     pub(super) route: Option<Arc<Route>>,
     pub(super) token: Option<Arc<VerifiedToken>>,
     pub(super) decision: Decision,
@@ -234,7 +243,7 @@ impl Exchange {
     }
 
     fn broken(&mut self, error: &BrokenAnswer) {
-        self.reason = Some("answer_broken");
+        self.reason = Some(ANSWER_BROKEN);
         self.cause = Some(error.to_string());
     }
 
@@ -285,6 +294,30 @@ impl Drop for Exchange {
                 duration,
                 aborted: !self.complete,
             });
+        }
+        if let (Some(tracer), Some(span)) = (&gateway.tracer, &self.span) {
+            let host = self.host.as_ref().and_then(|host| canonical_host(host.to_str().ok()?));
+            let route = self.route.as_deref();
+            tracer.end(
+                span,
+                &otlp::Request {
+                    request_id: self.request_id.to_str().unwrap_or_default(),
+                    client: self.client,
+                    https: self.https,
+                    version: self.version,
+                    method: &self.method,
+                    host: host.as_deref().map(|host| host.trim_matches(['[', ']'])),
+                    path: self.target.as_ref().map_or("", PathAndQuery::path),
+                    route: route.map(|route| (&*route.plan.name, route.plan.path_text.as_str())),
+                    upstream: route.map(|route| &**gateway.upstreams[route.plan.upstream].name()),
+                    decision: self.decision.name(),
+                    reason: self.reason,
+                    status: answered.then_some(self.status),
+                    broken: self.reason == Some(ANSWER_BROKEN),
+                    ended: gateway.clock.precisely(),
+                    duration,
+                },
+            );
         }
         if self.decision == Decision::Denied
             && let Some(reason) = self.reason

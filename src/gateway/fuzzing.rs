@@ -130,6 +130,7 @@ fn forwarded(parts: &http::request::Parts, token: Option<&Arc<VerifiedToken>>) -
     let managed = Managed::new([&route.plan.forward].into_iter());
     let upgrade = UpgradeWanted::of(parts);
     let inbound = Inbound {
+        trace: None,
         connection: &connection,
         origin: &origin,
         path,

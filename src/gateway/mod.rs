@@ -39,6 +39,7 @@ use crate::net::body::RequestBody;
 use crate::net::forwarded::Origin;
 use crate::net::trace_context::TraceParent;
 use crate::net::{BaseUrl, TrustedProxies};
+use crate::otlp::Tracer;
 use crate::policy::{self, Caller, Denied, Need, Permit};
 use crate::routing::path::CanonicalPath;
 use crate::telemetry::access_log::AccessLog;
@@ -69,9 +70,13 @@ pub struct Gateway {
     authorization_server_metrics: RouteMetrics,
     no_route_metrics: RouteMetrics,
     access_log: Option<AccessLog>,
+    tracer: Option<Arc<Tracer>>,
     request_ids: head::RequestIds,
     clock: Clock,
 }
+
+/// Longest that the end of the process waits for a collector.
+const FLUSH: Duration = Duration::from_secs(5);
 
 /// What bounds a request once its head is there.
 #[derive(Clone, Copy, Debug)]
@@ -112,19 +117,22 @@ impl Worker {
         let last = connection.activity.is_closing();
         let gateway = &self.gateway;
         let (mut parts, body) = request.into_parts();
-        let trace = TraceParent::of(&mut parts.headers);
+        let mut trace = TraceParent::of(&mut parts.headers);
+        let span = gateway.tracer.as_ref().and_then(|tracer| tracer.begin(&mut trace));
         let origin = head::origin(&connection, &parts.headers, &gateway.trusted_proxies);
         let request_id = gateway.request_ids.id(&parts.headers, origin.trusted);
-        let logged = gateway.access_log.is_some();
+        let logged = gateway.access_log.is_some() || span.is_some();
         let mut exchange = Box::new(Exchange {
             started: Instant::now(),
             request_id: request_id.clone(),
             client: origin.client,
+            https: origin.https,
             version: parts.version,
             method: parts.method.clone(),
             host: if logged { logged_host(&parts) } else { None },
             target: if logged { parts.uri.path_and_query().cloned() } else { None },
             trace,
+            span,
             route: None,
             token: None,
             decision: Decision::Denied,
@@ -243,6 +251,7 @@ impl Worker {
             origin,
             path,
             request_id: &request_id,
+            trace: gateway.tracer.as_ref().and(exchange.trace.as_ref()),
             managed: &gateway.managed,
             upgrade: upgrade.as_ref(),
         };
@@ -424,6 +433,13 @@ impl Gateway {
                 let name = [&**upstream.name(), &server.to_string()];
                 metrics.upstream_server_up.with_label_values(&name).set(i64::from(up));
             }
+        }
+    }
+
+    /// Has the collector told of what ended by now; what that takes is bounded.
+    pub async fn flush_spans(&self) {
+        if let Some(tracer) = &self.tracer {
+            tracer.flush(FLUSH).await;
         }
     }
 

@@ -12,7 +12,7 @@ use crate::net::{BaseUrl, TrustedProxies};
 use crate::policy::{Access, Addresses};
 use crate::routing::{HostPattern, PathPattern};
 use crate::token::ClaimPath;
-use crate::{authorization_server, store, token, upstream};
+use crate::{authorization_server, otlp, store, token, upstream};
 
 #[derive(Debug)]
 pub struct Plan {
@@ -28,6 +28,8 @@ pub struct Plan {
     pub routes: Vec<RoutePlan>,
     /// Default limit of a request's body.
     pub body_bytes: u64,
+    /// Where spans go; absent: there are none.
+    pub otlp: Option<otlp::Settings>,
 }
 
 #[derive(Debug)]

@@ -14,6 +14,7 @@ use crate::authorization_server;
 use crate::net::body::{BodyOutcome, RequestBody};
 use crate::net::forwarded::{self, Origin};
 use crate::net::headers::{has_token, remove_hop_by_hop, remove_where};
+use crate::net::trace_context::{TRACEPARENT, TraceParent};
 use crate::policy::Permit;
 use crate::routing::path::CanonicalPath;
 use crate::token::VerifiedToken;
@@ -107,6 +108,8 @@ pub(super) struct Inbound<'a> {
     pub(super) origin: &'a Origin,
     pub(super) path: CanonicalPath,
     pub(super) request_id: &'a HeaderValue,
+    /// Where the gateway has a say in it.
+    pub(super) trace: Option<&'a TraceParent>,
     pub(super) managed: &'a Managed,
     pub(super) upgrade: Option<&'a UpgradeWanted>,
 }
@@ -125,6 +128,9 @@ pub(super) fn request(
     let trailers_wanted = has_token(headers, header::TE, "trailers");
     remove_hop_by_hop(headers);
     headers.remove(header::EXPECT);
+    if let Some(trace) = inbound.trace {
+        headers.insert(TRACEPARENT, trace.value().clone());
+    }
     inbound.managed.remove_from(headers, route.plan.underscore_headers);
     remove_own_cookies(headers);
     for name in &forward.remove_headers {

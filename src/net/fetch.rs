@@ -1,4 +1,4 @@
-//! Calls of our own to other servers, for small documents: key sets, metadata, introspection. Bounded in size and time, no
+//! Calls of our own to other servers, with small documents: key sets, metadata, introspection, spans. Bounded in size and time, no
 //! redirects, TLS verified. Connections are kept and used again.
 
 use std::path::Path;
@@ -97,6 +97,23 @@ impl Fetcher {
         let headers = request.headers_mut();
         headers.insert(header::AUTHORIZATION, authorization.clone());
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        self.call(request, limit, max_bytes).await
+    }
+
+    /// Posts a JSON document, with these fields beside its own.
+    pub async fn post_json(
+        &self,
+        url: &EndpointUrl,
+        headers: &HeaderMap,
+        document: Bytes,
+        limit: Duration,
+        max_bytes: usize,
+    ) -> Result<Answer, FetchError> {
+        let mut request = Request::new(Full::new(document));
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = url.uri().clone();
+        *request.headers_mut() = headers.clone();
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         self.call(request, limit, max_bytes).await
     }
 

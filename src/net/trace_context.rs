@@ -1,9 +1,11 @@
-//! Which trace a request belongs to (W3C Trace Context). The gateway is no span of it: what the caller says is passed on as
-//! it is, so that the upstream's spans hang below the caller's own; what cannot be read is not.
+//! Which trace a request belongs to (W3C Trace Context). What the caller says is passed on as it is, so that the upstream's
+//! spans hang below the caller's own, unless `otlp` makes the gateway a span between them; what cannot be read is not.
+
+use std::num::NonZero;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// `version-trace_id-parent_id-flags` of version 00; later ones may go on after it.
 const LENGTH: usize = 55;
@@ -11,6 +13,11 @@ const LENGTH: usize = 55;
 const MEMBERS: usize = 32;
 /// Of a key, and of a value.
 const MEMBER_BYTES: usize = 256;
+
+/// Of the flags: the caller keeps its span.
+const SAMPLED: u8 = 1;
+/// Of the flags: the trace's id is random (level 2 of the recommendation). True of it for as long as it lives.
+const RANDOM: u8 = 2;
 
 /// A `traceparent` that can be read.
 #[derive(Clone, Debug)]
@@ -35,9 +42,59 @@ impl TraceParent {
         parent
     }
 
+    /// The first span of a new trace. No id may be zero.
+    pub fn root(trace_id: NonZero<u128>, span_id: NonZero<u64>, sampled: bool) -> Self {
+        let mut trace = [0; 32];
+        write_hex(&mut trace, trace_id.get());
+        Self::written(&trace, span_id, if sampled { SAMPLED } else { 0 })
+    }
+
+    /// A span below this one. What flags mean that are not known here is not ours to say.
+    pub fn child(&self, span_id: NonZero<u64>) -> Self {
+        Self::written(self.trace_id().as_bytes(), span_id, self.flags() & (SAMPLED | RANDOM))
+    }
+
+    fn written(trace_id: &[u8], span_id: NonZero<u64>, flags: u8) -> Self {
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        text[3..35].copy_from_slice(trace_id);
+        write_hex(&mut text[36..52], span_id.get().into());
+        write_hex(&mut text[53..], flags.into());
+        Self(HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes"))
+    }
+
+    pub fn value(&self) -> &HeaderValue {
+        &self.0
+    }
+
     /// 32 hexadecimal digits.
     pub fn trace_id(&self) -> &str {
-        self.0.to_str().ok().and_then(|text| text.get(3..35)).unwrap_or_default()
+        self.part(3, 35)
+    }
+
+    /// Of the span that it names: 16 hexadecimal digits.
+    pub fn span_id(&self) -> &str {
+        self.part(36, 52)
+    }
+
+    pub fn flags(&self) -> u8 {
+        u8::from_str_radix(self.part(53, 55), 16).unwrap_or_default()
+    }
+
+    /// Whether the span is kept, so that those below it should be.
+    pub fn is_sampled(&self) -> bool {
+        self.flags() & SAMPLED != 0
+    }
+
+    fn part(&self, from: usize, to: usize) -> &str {
+        self.0.to_str().ok().and_then(|text| text.get(from..to)).unwrap_or_default()
+    }
+}
+
+/// All of `text`, as digits.
+fn write_hex(text: &mut [u8], mut number: u128) {
+    for digit in text.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number & 15) as usize];
+        number >>= 4;
     }
 }
 
@@ -131,6 +188,29 @@ mod tests {
         // Two are none, and a state belongs to a parent.
         assert_eq!(read(&[("traceparent", GOOD), ("traceparent", GOOD), ("tracestate", "a=1")]).0, [""; 0]);
         assert_eq!(read(&[("tracestate", "a=1")]).0, [""; 0]);
+    }
+
+    #[test]
+    fn a_span_of_our_own_is_written_as_it_is_read() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::from_iter([(TRACEPARENT, HeaderValue::from_str(text).expect("a value"))]);
+            TraceParent::of(&mut headers).expect("a parent")
+        };
+        let (trace, span) = (NonZero::new(0x1a).expect("not zero"), NonZero::new(0xfedc_ba98).expect("not zero"));
+        for (sampled, flags) in [(true, "01"), (false, "00")] {
+            let root = TraceParent::root(trace, span, sampled);
+            assert_eq!(root.value(), &format!("00-0000000000000000000000000000001a-00000000fedcba98-{flags}"));
+            assert_eq!(read(root.value().to_str().expect("text")).is_sampled(), sampled);
+        }
+        // A later version may say more; what is written is ours.
+        for (text, flags) in
+            [(GOOD.to_owned(), "01"), (GOOD.replacen("00", "cc", 1) + "-x", "01"), (GOOD.replace("-01", "-fe"), "02")]
+        {
+            let parent = read(&text);
+            assert_eq!(parent.span_id(), "00f067aa0ba902b7");
+            let child = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00000000fedcba98-{flags}");
+            assert_eq!(parent.child(span).value(), &child);
+        }
     }
 
     #[test]

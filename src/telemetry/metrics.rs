@@ -102,6 +102,8 @@ pub struct Metrics {
     pub config_last_reload_successful: IntGauge,
     /// Seconds since 1970; 0: none since the start.
     pub config_last_reload: IntGauge,
+    /// `result`: what became of the spans for the collector.
+    spans: IntCounterVec,
     /// Panics: each is a bug, and ended a connection or a background task.
     pub panics: IntCounter,
     /// Log lines that were dropped because they came faster than they could be written.
@@ -283,6 +285,12 @@ impl Metrics {
                 "config_last_reload_timestamp_seconds",
                 "when the configuration was last read again, in seconds since 1970",
             ),
+            spans: counters(
+                &registry,
+                "spans_total",
+                "spans for the OpenTelemetry collector, by what became of them",
+                &["result"],
+            ),
             panics: counter(&registry, "panics_total", "panics, each of which is a bug"),
             log_lines_dropped: counter(
                 &registry,
@@ -375,6 +383,16 @@ impl Metrics {
         }
     }
 
+    pub fn spans(&self) -> SpanMetrics {
+        let result = |result: &str| self.spans.with_label_values(&[result]);
+        SpanMetrics {
+            exported: result("exported"),
+            queue_full: result("queue_full"),
+            rejected: result("rejected"),
+            failed: result("failed"),
+        }
+    }
+
     /// What is counted at this moment.
     pub fn readings(&self) -> Readings {
         Readings(self.registry.gather())
@@ -441,6 +459,19 @@ impl IntrospectionMetrics {
     pub fn call(&self, result: &'static str) {
         self.calls.with_label_values(&[&*self.issuer, result]).inc();
     }
+}
+
+/// What became of the spans for the collector.
+#[derive(Clone, Debug)]
+pub struct SpanMetrics {
+    /// The collector took them.
+    pub exported: IntCounter,
+    /// Too many waited already.
+    pub queue_full: IntCounter,
+    /// The collector did not want them.
+    pub rejected: IntCounter,
+    /// The collector could not be reached, or refused the call.
+    pub failed: IntCounter,
 }
 
 /// What was decided of a request.

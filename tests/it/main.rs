@@ -40,6 +40,8 @@ mod listeners;
 mod log;
 mod login;
 mod monitoring;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod pages;
 mod products;
 mod proxy;

@@ -1,4 +1,5 @@
-//! W3C Trace Context: the gateway is no span, so what a caller says of its trace reaches the upstream as it is, or not at all.
+//! W3C Trace Context: where the gateway is no span, what a caller says of its trace reaches the upstream as it is, or not at all.
+//! `otlp` has the rest.
 
 use crate::support::{Req, Site, Wrong, field};
 

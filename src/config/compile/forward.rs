@@ -18,7 +18,7 @@ use crate::jose::{Algorithm, SigningKey};
 use crate::routing::{PathPattern, Segment};
 
 /// Headers that frame messages or belong to one hop (RFC 9110 section 7.6.1, RFC 9112 section 6).
-const FRAMING: [&str; 13] = [
+pub(super) const FRAMING: [&str; 13] = [
     "connection",
     "content-length",
     "expect",
@@ -296,7 +296,7 @@ impl Compiler<'_> {
         Some(name)
     }
 
-    fn managed(&mut self, at: Span, name: &HeaderName) {
+    pub(super) fn managed(&mut self, at: Span, name: &HeaderName) {
         let help = match name.as_str() {
             "authorization" => "say what is sent with `forward.authorization`",
             "host" => "say what is sent with `forward.host`",
@@ -317,7 +317,7 @@ impl Compiler<'_> {
         name
     }
 
-    fn twice(&mut self, name: &At<String>) {
+    pub(super) fn twice(&mut self, name: &At<String>) {
         self.report.error(
             name.span,
             format!("the header `{}` stands here twice", name.value),

@@ -12,6 +12,7 @@ mod not_built;
 mod routes;
 mod secrets;
 mod server;
+mod telemetry;
 mod tests;
 mod upstreams;
 mod users;
@@ -69,7 +70,19 @@ struct ListenerName {
 
 /// Compiles `file`, which starts at `start`; `now` tells what has expired. The configuration counts only if `report` has no errors afterwards.
 pub(super) fn compile(file: File, start: Span, report: &mut Report, now: UnixSeconds) -> Option<Config> {
-    let File { server, listeners, admin, log, store, issuers, authorization_server, upstreams, routes, tests } = file;
+    let File {
+        server,
+        listeners,
+        admin,
+        log,
+        telemetry,
+        store,
+        issuers,
+        authorization_server,
+        upstreams,
+        routes,
+        tests,
+    } = file;
     let mut compiler = Compiler { report, files: Vec::new(), start, now };
 
     let no_listener = listeners.is_absent() || listeners.as_ref().is_some_and(|at| at.value.0.is_empty());
@@ -98,6 +111,7 @@ pub(super) fn compile(file: File, start: Span, report: &mut Report, now: UnixSec
     let admin = compiler.admin(admin);
     compiler.distinct_addresses(&listeners, &admin);
     let log = compiler.log(log);
+    let otlp = compiler.telemetry(telemetry);
     let store = compiler.store(store);
     let mut authorization_server =
         authorization_server.given().map(|at| compiler.authorization_server(at, &server, &listeners, &names));
@@ -127,6 +141,7 @@ pub(super) fn compile(file: File, start: Span, report: &mut Report, now: UnixSec
         upstreams,
         routes,
         body_bytes: server.limits.body_bytes,
+        otlp,
     };
     Some(Config { server, admin: admin.settings, admin_is_explicit, log, plan, tests, files })
 }
