@@ -181,6 +181,8 @@ fn judge(came: &HeaderMap, sent: &HeaderMap, token: Option<&VerifiedToken>) {
         pairs.filter(|pair| !pair.is_empty()).map(<[u8]>::to_vec).collect()
     };
     let own = |pair: &Vec<u8>| {
+        // A cookie without a name comes back as `=name=value`.
+        let pair = pair.strip_prefix(b"=").unwrap_or(pair);
         let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
         COOKIES.iter().any(|own| own.as_bytes() == name)
     };
