@@ -132,6 +132,7 @@ pub async fn assemble(
         // No configured name has parentheses.
         authorization_server_metrics: metrics.route(&Arc::from("(authorization_server)")),
         no_route_metrics: metrics.route(&Arc::from("(none)")),
+        tokens_refused: Default::default(),
         metrics,
         access_log,
         request_ids: head::RequestIds::new(),
