@@ -66,7 +66,7 @@ impl AuthorizationServer {
         why: (&'static str, &str),
         caller: &Caller<'_>,
     ) {
-        self.metrics().note_refusal(Denial {
+        self.metrics().note_denial(Denial {
             at: self.now(),
             request_id: caller.request_id.into(),
             route: "(authorization_server)".into(),

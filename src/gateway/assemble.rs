@@ -139,6 +139,7 @@ pub async fn assemble(
         // No configured name has parentheses.
         authorization_server_metrics: metrics.route(&Arc::from("(authorization_server)")),
         no_route_metrics: metrics.route(&Arc::from("(none)")),
+        tokens_refused: Default::default(),
         metrics,
         access_log,
         tracer,

@@ -260,7 +260,7 @@ impl Drop for Exchange {
             self.status = 499;
             self.reason.get_or_insert("caller_left");
         }
-        let gateway = self.gateway();
+        let gateway = &*self.worker.gateway;
         let now = Instant::now();
         let duration = now.duration_since(self.started);
         let metrics = match (&self.route, self.decision) {
@@ -322,7 +322,8 @@ impl Drop for Exchange {
         if self.decision == Decision::Denied
             && let Some(reason) = self.reason
         {
-            gateway.metrics.denied(Denial {
+            metrics.count_denial(reason);
+            gateway.metrics.note_denial(Denial {
                 at: gateway.clock.now(),
                 request_id: self.request_id.to_str().unwrap_or_default().into(),
                 route: Arc::clone(metrics.route()),
@@ -330,7 +331,7 @@ impl Drop for Exchange {
                 method: Some(method_label(&self.method)),
                 status: self.status,
                 reason,
-                cause: self.cause.as_deref().unwrap_or_default().into(),
+                cause: self.cause.take().unwrap_or_default().into_boxed_str(),
             });
         }
         // A proxy takes back what its clients do: the others behind it shall not pay for that.

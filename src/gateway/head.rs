@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use tokio::time::Instant;
@@ -196,7 +197,8 @@ impl RequestIds {
         let count = hex(self.next.fetch_add(1, Ordering::Relaxed));
         // Eight digits, and more only when they are needed.
         let digits = &count[count.iter().take(8).take_while(|digit| **digit == b'0').count()..];
-        HeaderValue::from_bytes(&[&self.prefix, digits].concat()).unwrap_or(HeaderValue::from_static("none"))
+        let id = Bytes::from([&self.prefix, digits].concat());
+        HeaderValue::from_maybe_shared(id).unwrap_or(HeaderValue::from_static("none"))
     }
 }
 

@@ -43,7 +43,7 @@ use crate::otlp::Tracer;
 use crate::policy::{self, Caller, Denied, Need, Permit};
 use crate::routing::path::CanonicalPath;
 use crate::telemetry::access_log::AccessLog;
-use crate::telemetry::metrics::{Decision, Metrics, RouteMetrics};
+use crate::telemetry::metrics::{Decision, Metrics, Resolved, RouteMetrics};
 use crate::token::{Bearer, BearerError, Refusal, Verifier};
 use crate::upstream::{Pools, Upstream};
 
@@ -69,6 +69,7 @@ pub struct Gateway {
     metrics: Metrics,
     authorization_server_metrics: RouteMetrics,
     no_route_metrics: RouteMetrics,
+    tokens_refused: Resolved<&'static str>,
     access_log: Option<AccessLog>,
     tracer: Option<Arc<Tracer>>,
     request_ids: head::RequestIds,
@@ -397,7 +398,8 @@ impl Gateway {
     }
 
     fn refused(&self, refusal: Refusal) -> Reject {
-        self.metrics.tokens_refused.with_label_values(&[refusal.reason()]).inc();
+        let reason = refusal.reason();
+        self.tokens_refused.count(reason, || self.metrics.tokens_refused.with_label_values(&[reason]));
         match refusal {
             Refusal::Unavailable => Reject::IssuerUnavailable,
             refusal => Reject::InvalidToken(refusal),

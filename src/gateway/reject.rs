@@ -181,7 +181,7 @@ impl Reject {
             }
             _ => None,
         };
-        if let Some(challenge) = challenge.and_then(|text| HeaderValue::from_str(&text).ok()) {
+        if let Some(challenge) = challenge.and_then(|text| HeaderValue::from_maybe_shared(Bytes::from(text)).ok()) {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
     }
@@ -190,7 +190,9 @@ impl Reject {
 /// `Bearer realm="…", error="…", error_description="…", scope="…"`, each at most once. Scopes hold no quotes (RFC 6749
 /// section 3.3).
 fn challenge(realm: &str, error: Option<(&str, &str)>, scope: &str) -> String {
-    let mut text = ["Bearer realm=\"", realm, "\""].concat();
+    // Room for the longest of the texts, so that it need not grow.
+    let mut text = String::with_capacity(192 + realm.len() + scope.len());
+    text.extend(["Bearer realm=\"", realm, "\""]);
     if let Some((code, description)) = error {
         text.extend([", error=\"", code, "\", error_description=\"", description, "\""]);
     }

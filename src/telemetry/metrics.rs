@@ -332,20 +332,16 @@ impl Metrics {
         RouteMetrics {
             seconds: self.request_seconds.with_label_values(&[&**route]),
             requests: self.requests.clone(),
-            resolved: RwLock::default(),
+            resolved: Resolved::default(),
+            denials: self.denials.clone(),
+            reasons: Resolved::default(),
             route: Arc::clone(route),
         }
     }
 
-    /// Counts a denial and keeps it for those who look.
-    pub fn denied(&self, denial: Denial) {
-        self.denials.with_label_values(&[&*denial.route, denial.reason]).inc();
+    /// Keeps a denial for those who look. What counts it is its route, or the endpoint of the authorization server.
+    pub fn note_denial(&self, denial: Denial) {
         self.latest_denials.note(denial);
-    }
-
-    /// The refusals of the authorization server are counted by endpoint; those who look see them beside the others.
-    pub fn note_refusal(&self, refusal: Denial) {
-        self.latest_denials.note(refusal);
     }
 
     /// The last denials, the latest first.
@@ -498,13 +494,14 @@ impl Decision {
     }
 }
 
-/// Of one route's requests. Label values are resolved once for each combination that occurs.
+/// Of one route's requests.
 #[derive(Debug)]
 pub struct RouteMetrics {
     pub seconds: Histogram,
     requests: IntCounterVec,
-    /// A few combinations make up nearly all traffic, so a linear search is the cheapest.
-    resolved: RwLock<Vec<(Combination, IntCounter)>>,
+    resolved: Resolved<Combination>,
+    denials: IntCounterVec,
+    reasons: Resolved<&'static str>,
     route: Arc<str>,
 }
 
@@ -516,17 +513,39 @@ impl RouteMetrics {
     }
 
     pub fn count(&self, method: &http::Method, status: u16, decision: Decision) {
-        let wanted = (decision, method_label(method), status);
-        let known = self.resolved.read().unwrap_or_else(PoisonError::into_inner);
+        let method = method_label(method);
+        self.resolved.count((decision, method, status), || {
+            self.requests.with_label_values(&[&*self.route, method, &status.to_string(), decision.name()])
+        });
+    }
+
+    pub fn count_denial(&self, reason: &'static str) {
+        self.reasons.count(reason, || self.denials.with_label_values(&[&*self.route, reason]));
+    }
+}
+
+/// Counters by what they count. Label values are resolved once for each combination that occurs; a few make up nearly all
+/// traffic, so a linear search is the cheapest.
+#[derive(Debug)]
+pub struct Resolved<K>(RwLock<Vec<(K, IntCounter)>>);
+
+impl<K> Default for Resolved<K> {
+    fn default() -> Self {
+        Self(RwLock::default())
+    }
+}
+
+impl<K: PartialEq> Resolved<K> {
+    pub fn count(&self, wanted: K, resolve: impl FnOnce() -> IntCounter) {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, counter)) = known.iter().find(|(combination, _)| *combination == wanted) {
             counter.inc();
             return;
         }
         drop(known);
-        let labels = [&*self.route, wanted.1, &status.to_string(), decision.name()];
-        let counter = self.requests.with_label_values(&labels);
+        let counter = resolve();
         counter.inc();
-        let mut resolved = self.resolved.write().unwrap_or_else(PoisonError::into_inner);
+        let mut resolved = self.0.write().unwrap_or_else(PoisonError::into_inner);
         // Another thread may have been faster since the lock was let go.
         if !resolved.iter().any(|(combination, _)| *combination == wanted) {
             resolved.push((wanted, counter));
@@ -618,7 +637,7 @@ mod tests {
                     });
                 }
             });
-            assert_eq!(route.resolved.read().unwrap_or_else(PoisonError::into_inner).len(), 1);
+            assert_eq!(route.resolved.0.read().unwrap_or_else(PoisonError::into_inner).len(), 1);
         }
     }
 }

@@ -55,10 +55,11 @@ impl Cache {
     }
 }
 
+/// Hashes of tokens.
 #[derive(Clone, Debug, Default)]
-struct ByEnd(RandomState);
+pub(super) struct ByEnd(RandomState);
 
-struct EndHasher(DefaultHasher);
+pub(super) struct EndHasher(DefaultHasher);
 
 impl BuildHasher for ByEnd {
     type Hasher = EndHasher;

@@ -4,6 +4,7 @@
 mod bearer;
 mod cache;
 mod claims;
+mod ended;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod introspection;
@@ -135,17 +136,18 @@ impl Issuer {
     }
 }
 
-/// Verifies tokens of the configured issuers and remembers the good ones.
+/// Verifies tokens of the configured issuers and remembers the good ones, and those that have ended.
 #[derive(Debug)]
 pub struct Verifier {
     issuers: Vec<Arc<Issuer>>,
     cache: cache::Cache,
+    ended: ended::Ended,
     clock: Clock,
 }
 
 impl Verifier {
     pub fn new(issuers: Vec<Arc<Issuer>>, clock: Clock) -> Self {
-        Self { issuers, cache: cache::Cache::new(), clock }
+        Self { issuers, cache: cache::Cache::new(), ended: ended::Ended::new(), clock }
     }
 
     pub fn issuers(&self) -> &[Arc<Issuer>] {
@@ -168,6 +170,7 @@ impl Verifier {
         let text = bearer.as_str();
         let token = match self.remembered(text) {
             Some(token) => self.confirmed(text, token, accepted, reuse).await?,
+            None if self.ended.knows(text, accepted, self.clock.now()) => return Err(Refusal::Expired),
             None => match self.kept(text, accepted, reuse) {
                 Some(answer) => answer?,
                 None => self.verify_anew(text, accepted, reuse).await?,
@@ -246,7 +249,13 @@ impl Verifier {
     ) -> Result<Arc<VerifiedToken>, Refusal> {
         let issuer = &self.issuers[index];
         let (Some(settings), Some(ring)) = (&issuer.settings.jwt, &issuer.keys) else { return Err(Refusal::Issuer) };
-        settings.accept_unverified(&jws, self.clock.now())?;
+        let accepted = settings.accept_unverified(&jws, self.clock.now());
+        if accepted == Err(Refusal::Expired)
+            && let Ok(validity) = settings.claims.validity(&jws.claims)
+        {
+            self.ended.note(text, index, validity.until);
+        }
+        accepted?;
         let generation = ring.generation();
         let (algorithm, kid) = (jws.algorithm, jws.kid.as_deref());
         let mut keys = ring.current();

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::http::Conn;
-use crate::support::mint::{AUDIENCE, Key};
+use crate::support::mint::{AUDIENCE, Key, now};
 use crate::support::server::{basic, cheap_hash};
 use crate::support::{RecordingUpstream, Req, Response, Site, Wrong, field, secrets, send};
 
@@ -338,6 +338,40 @@ default_scopes = ["read"]
     wrong.eq("another store", answer.status, 422);
     wrong.ok("told", answer.text().contains("[store]"), answer.text());
     wrong.eq("alice's token, still", site.get("/orders/1", Some(access)).status, 200);
+    wrong.done();
+}
+
+#[test]
+fn class_38_a_token_that_has_ended_is_judged_by_the_leeway_of_now() {
+    let site = Site::builder().issuer("leeway = \"0s\"").more(ROUTES).start();
+    let token = site.mint.token(&json!({"scope": "read", "exp": now() - 60}));
+    let mut wrong = Wrong::default();
+    let refused = |wrong: &mut Wrong, name: &str| {
+        // Read anew, and known from then on: nobody can tell which.
+        for time in 0..4 {
+            let answer = site.get("/orders/1", Some(&token));
+            wrong.eq(
+                (name, time),
+                (answer.status, answer.challenge_param("error").as_deref()),
+                (401, Some("invalid_token")),
+            );
+            let line = site.gateway.access_log(&answer.request_id());
+            wrong.eq(
+                (name, time),
+                (field(&line, "reason"), field(&line, "cause")),
+                (Some("expired"), Some("the token has expired")),
+            );
+        }
+    };
+    refused(&mut wrong, "without leeway");
+    rewrite(&site, |text| text.replace("leeway = \"0s\"", "leeway = \"5m\""));
+    wrong.eq("reload", post_reload(&site).status, 200);
+    wrong.eq("with leeway", site.get("/orders/1", Some(&token)).status, 200);
+    rewrite(&site, |text| text.replace("leeway = \"5m\"", "leeway = \"0s\""));
+    wrong.eq("reload", post_reload(&site).status, 200);
+    refused(&mut wrong, "without it again");
+    let metrics = site.gateway.metrics();
+    wrong.eq("counted", metrics.sum("tollgate_tokens_refused_total", &[("reason", "expired")]), 8.0);
     wrong.done();
 }
 
