@@ -183,21 +183,10 @@ impl Answer {
                 Self::Bytes(_) => return Ok(None),
                 Self::UntilClose => return Ok(Some(input.len()).filter(|b| *b > 0).map(|bytes| data(input, bytes))),
                 Self::Chunk(_) => *self = Self::ChunkEnd,
-                // To the parser, nothing is a size of 0.
-                Self::ChunkSize if input.first().is_some_and(|first| !first.is_ascii_hexdigit()) => {
-                    return Err(invalid("no size of a chunk"));
-                }
                 Self::ChunkSize => {
-                    match httparse::parse_chunk_size(input).map_err(|_| invalid("no size of a chunk"))? {
-                        httparse::Status::Complete((line, size)) => {
-                            input.advance(line);
-                            *self = if size == 0 { Self::Trailers(0) } else { Self::Chunk(size) };
-                        }
-                        httparse::Status::Partial if input.len() > CHUNK_LINE_BYTES => {
-                            return Err(invalid("a size of a chunk that is too long"));
-                        }
-                        httparse::Status::Partial => return Ok(None),
-                    }
+                    let Some((line, size)) = chunk_size(input)? else { return Ok(None) };
+                    input.advance(line);
+                    *self = if size == 0 { Self::Trailers(0) } else { Self::Chunk(size) };
                 }
                 Self::ChunkEnd => match &input[..] {
                     [b'\r', b'\n', ..] => {
@@ -226,6 +215,20 @@ impl Answer {
             httparse::Status::Complete((_, parsed)) => Ok(Some(Frame::trailers(fields_of(&bytes, parsed)?))),
             httparse::Status::Partial => Err(invalid("trailers that end too early")),
         }
+    }
+}
+
+/// The length of the line with a chunk's size, and the size.
+fn chunk_size(input: &[u8]) -> io::Result<Option<(usize, u64)>> {
+    let end = memchr::memchr(b'\n', input);
+    if end.unwrap_or(input.len()) > CHUNK_LINE_BYTES {
+        return Err(invalid("a size of a chunk that is too long"));
+    }
+    let Some(line) = end.map(|end| &input[..=end]) else { return Ok(None) };
+    // The parser takes nothing for 0, and would overlook an end of line that has no CR.
+    match httparse::parse_chunk_size(line) {
+        Ok(httparse::Status::Complete((_, size))) if line[0].is_ascii_hexdigit() => Ok(Some((line.len(), size))),
+        _ => Err(invalid("no size of a chunk")),
     }
 }
 

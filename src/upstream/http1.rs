@@ -466,6 +466,7 @@ mod tests {
             (format!("{chunked}\r\n\r\n"), None),
             (format!("{chunked};x\r\n\r\n"), None),
             (format!("{chunked}-1\r\n\r\n"), None),
+            (format!("{chunked}0;x\nT: v\r\n\r\n"), None),
             (format!("{chunked}11111111111111111\r\n\r\n"), None),
             (format!("{chunked}0\r\nT: v\r\n"), None),
             (format!("{chunked}0\r\nT v\r\n\r\n"), None),
