@@ -210,6 +210,10 @@ impl Answer {
         let Self::Trailers(searched) = self else { return Ok(None) };
         let Some(bytes) = take_fields(input, searched)? else { return Ok(None) };
         *self = Self::default();
+        // Where chunks go, a line ends in CRLF.
+        if memchr::memchr_iter(b'\n', &bytes).any(|at| !bytes[..at].ends_with(b"\r")) {
+            return Err(invalid("an end of line in trailers that is none"));
+        }
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
         match httparse::parse_headers(&bytes, &mut fields).map_err(invalid)? {
             httparse::Status::Complete((_, parsed)) => Ok(Some(Frame::trailers(fields_of(&bytes, parsed)?))),

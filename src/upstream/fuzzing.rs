@@ -56,9 +56,7 @@ pub(super) fn read_here(method: &Method, said: &[u8], piece: usize) -> Option<Re
         }
         Some((head.status().as_u16(), body))
     };
-    let polled = pin!(exchange).poll(&mut Context::from_waker(Waker::noop()));
-    assert!(polled.is_ready(), "it waits for a server that has closed");
-    if let Poll::Ready(reading) = polled { reading } else { None }
+    run(exchange)
 }
 
 /// A server that says so much when it is asked, in pieces, and then closes.
@@ -127,6 +125,11 @@ fn read_by_library(method: &Method, said: &[u8]) -> Option<Reading> {
         // The connection ends before its last answer is taken from it.
         tokio::join!(answered, connection).0
     };
+    run(exchange)
+}
+
+/// Runs what never waits but for its own turn: the server has said everything and closed.
+fn run<T>(exchange: impl Future<Output = T>) -> T {
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(Arc::clone(&woken));
     let mut exchange = pin!(exchange);
@@ -134,6 +137,6 @@ fn read_by_library(method: &Method, said: &[u8]) -> Option<Reading> {
         if let Poll::Ready(reading) = exchange.as_mut().poll(&mut Context::from_waker(&waker)) {
             return reading;
         }
-        assert!(woken.0.swap(false, Ordering::Relaxed), "the library waits for a server that has closed");
+        assert!(woken.0.swap(false, Ordering::Relaxed), "it waits for a server that has closed");
     }
 }
