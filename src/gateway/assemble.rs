@@ -49,18 +49,44 @@ pub enum AssembleError {
     Tie(Arc<str>, Arc<str>),
 }
 
+/// Issuers are known by their places: whoever had one has it again, as far as there still is that place, so that what is
+/// known of an issuer goes on although another came before it in the file.
+fn keep_places(plan: &mut Plan, former: &Verifier) {
+    let count = plan.issuers.len();
+    let mut places: Vec<Option<IssuerSettings>> = std::iter::repeat_with(|| None).take(count).collect();
+    let (mut moved, mut others) = (vec![0; count], Vec::new());
+    for (index, settings) in plan.issuers.drain(..).enumerate() {
+        let place = former.issuers().iter().position(|issuer| issuer.settings.name == settings.name);
+        match place.and_then(|place| Some((place, places.get_mut(place)?))) {
+            Some((place, free)) => (moved[index], *free) = (place, Some(settings)),
+            None => others.push((index, settings)),
+        }
+    }
+    let free = places.iter_mut().enumerate().filter(|(_, settings)| settings.is_none());
+    for ((place, free), (index, settings)) in free.zip(others) {
+        (moved[index], *free) = (place, Some(settings));
+    }
+    plan.issuers = places.into_iter().flatten().collect();
+    for index in plan.routes.iter_mut().flat_map(|route| &mut route.issuers) {
+        *index = moved[*index];
+    }
+}
+
 /// Work that goes on beside traffic, on the control thread. It ends by itself when what it is for is gone.
 pub type Background = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Builds the gateway of `plan`. What `former` has that the plan asks for again goes on: connections, keys, caches,
 /// rate limits, the store. Nothing waits for other machines: keys are fetched by the background work.
 pub async fn assemble(
-    plan: Plan,
+    mut plan: Plan,
     context: Context,
     former: Option<&Gateway>,
 ) -> Result<(Arc<Gateway>, Vec<Background>), AssembleError> {
     let Context { metrics, clock, access_log, limits } = context;
     let mut background: Vec<Background> = Vec::new();
+    if let Some(former) = former {
+        keep_places(&mut plan, &former.verifier);
+    }
     let managed = Managed::new(plan.routes.iter().map(|route| &route.forward));
     let routes = route::Routes::new(&plan, &metrics, &clock, former.map(|former| &former.routes))
         .map_err(|(one, other)| AssembleError::Tie(one, other))?;

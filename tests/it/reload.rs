@@ -178,6 +178,42 @@ fn no_request_fails_during_fifty_reloads_and_what_did_not_change_goes_on() {
 }
 
 #[test]
+fn an_issuer_goes_on_when_another_comes_before_it_or_goes() {
+    let asked = RecordingUpstream::scripted(|exchange| {
+        let said = json!({"active": true, "aud": AUDIENCE, "sub": "bob", "scope": "read"});
+        exchange.answer("200 OK", "Content-Type: application/json\r\n", said.to_string().as_bytes())
+    });
+    let table = |name: &str, prefix: &str| {
+        format!(
+            "[issuers.{name}.introspection]\nurl = \"{}/\"\nclient_id = \"gateway\"\n\
+             client_secret = {{ env = \"SECRET_OF_LEGACY\" }}\naudience = [\"{AUDIENCE}\"]\ncache_ttl = \"1h\"\n\
+             token_prefix = \"{prefix}\"\n",
+            asked.url()
+        )
+    };
+    let (first, legacy) = (table("first", "one_"), table("legacy", "two_"));
+    let site = Site::builder().more(&legacy).more(ROUTES).env("SECRET_OF_LEGACY", "a secret of this test").start();
+    let ask = |token: &str| {
+        let request = Req::get("/orders/1").host("api.test").bearer(token);
+        (send(site.gateway.address("main"), &request).status, asked.count())
+    };
+    let jwt = site.mint.scoped("read");
+    let mut wrong = Wrong::default();
+    wrong.eq("asked", ask("two_token"), (200, 1));
+    rewrite(&site, |text| format!("{first}{text}"));
+    wrong.eq("added", post_reload(&site).status, 200);
+    wrong.eq("known", ask("two_token"), (200, 1));
+    wrong.eq("of the other", ask("one_token"), (200, 2));
+    wrong.eq("a JWT", ask(&jwt), (200, 2));
+    rewrite(&site, |text| text.replace(&first, ""));
+    wrong.eq("gone", post_reload(&site).status, 200);
+    wrong.eq("still known", ask("two_token"), (200, 2));
+    wrong.eq("no token of the one that is gone", ask("one_token").0, 401);
+    wrong.eq("a JWT as before", ask(&jwt), (200, 2));
+    wrong.done();
+}
+
+#[test]
 fn a_rate_limit_that_did_not_change_is_as_used_up_as_before() {
     let route = |name: &str, limit: &str| {
         format!(
