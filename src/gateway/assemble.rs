@@ -49,29 +49,6 @@ pub enum AssembleError {
     Tie(Arc<str>, Arc<str>),
 }
 
-/// Issuers are known by their places: whoever had one has it again, as far as there still is that place, so that what is
-/// known of an issuer goes on although another came before it in the file.
-fn keep_places(plan: &mut Plan, former: &Verifier) {
-    let count = plan.issuers.len();
-    let mut places: Vec<Option<IssuerSettings>> = std::iter::repeat_with(|| None).take(count).collect();
-    let (mut moved, mut others) = (vec![0; count], Vec::new());
-    for (index, settings) in plan.issuers.drain(..).enumerate() {
-        let place = former.issuers().iter().position(|issuer| issuer.settings.name == settings.name);
-        match place.and_then(|place| Some((place, places.get_mut(place)?))) {
-            Some((place, free)) => (moved[index], *free) = (place, Some(settings)),
-            None => others.push((index, settings)),
-        }
-    }
-    let free = places.iter_mut().enumerate().filter(|(_, settings)| settings.is_none());
-    for ((place, free), (index, settings)) in free.zip(others) {
-        (moved[index], *free) = (place, Some(settings));
-    }
-    plan.issuers = places.into_iter().flatten().collect();
-    for index in plan.routes.iter_mut().flat_map(|route| &mut route.issuers) {
-        *index = moved[*index];
-    }
-}
-
 /// Work that goes on beside traffic, on the control thread. It ends by itself when what it is for is gone.
 pub type Background = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -173,6 +150,29 @@ pub async fn assemble(
         clock,
     };
     Ok((Arc::new(gateway), background))
+}
+
+/// Issuers are known by their places: whoever had one has it again, as far as there still is that place, so that what is
+/// known of an issuer goes on although another came before it in the file.
+fn keep_places(plan: &mut Plan, former: &Verifier) {
+    let count = plan.issuers.len();
+    let mut places: Vec<Option<IssuerSettings>> = std::iter::repeat_with(|| None).take(count).collect();
+    let (mut moved, mut others) = (vec![0; count], Vec::new());
+    for (index, settings) in plan.issuers.drain(..).enumerate() {
+        let place = former.issuers().iter().position(|issuer| issuer.settings.name == settings.name);
+        match place.and_then(|place| Some((place, places.get_mut(place)?))) {
+            Some((place, free)) => (moved[index], *free) = (place, Some(settings)),
+            None => others.push((index, settings)),
+        }
+    }
+    let free = places.iter_mut().enumerate().filter(|(_, settings)| settings.is_none());
+    for ((place, free), (index, settings)) in free.zip(others) {
+        (moved[index], *free) = (place, Some(settings));
+    }
+    plan.issuers = places.into_iter().flatten().collect();
+    for index in plan.routes.iter_mut().flat_map(|route| &mut route.issuers) {
+        *index = moved[*index];
+    }
 }
 
 /// The exporter of one that is replaced sends what it has and ends.

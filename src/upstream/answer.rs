@@ -116,9 +116,9 @@ fn take_fields(input: &mut BytesMut, searched: &mut usize) -> io::Result<Option<
     });
     *searched = if end.is_some() { 0 } else { input.len() };
     match end {
-        Some(end) => Ok(Some(input.split_to(end).freeze())),
-        None if input.len() > HEAD_BYTES => Err(invalid("a head that is too large")),
-        None => Ok(None),
+        Some(end) if end <= HEAD_BYTES => Ok(Some(input.split_to(end).freeze())),
+        None if input.len() <= HEAD_BYTES => Ok(None),
+        _ => Err(invalid("a head that is too large")),
     }
 }
 

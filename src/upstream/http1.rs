@@ -486,6 +486,9 @@ mod tests {
             (format!("{ok}X: a\r\n b\r\n\r\n"), None),
             (format!("{ok}X : a\r\n\r\n"), None),
             (format!("{ok}X: {}", "x".repeat(1 << 18)), None),
+            // Also when it comes at once.
+            (format!("{ok}X: {}\r\n\r\n", "x".repeat(1 << 17)), None),
+            (format!("{chunked}0\r\nX: {}\r\n\r\n", "x".repeat(1 << 17)), None),
             (format!("{ok}X: y"), None),
             ("HTTP/2 200 OK\r\n\r\n".to_owned(), None),
             ("nonsense\r\n\r\n".to_owned(), None),
