@@ -15,8 +15,7 @@ pub(super) fn secrets(text: &str) -> Vec<Range<usize>> {
 
 fn secret(text: &str, equals: usize) -> Option<Range<usize>> {
     let before = text[..equals].trim_end_matches([' ', '\t']).trim_end_matches(['"', '\'']);
-    let word = before.rfind(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-').map_or(0, |end| end + 1);
-    let key = before.get(word..)?;
+    let key = &before[before.trim_end_matches(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-').len()..];
     let after = &text[equals + 1..];
     let start = text.len() - after.trim_start_matches([' ', '\t']).len();
     let value = &text[start..];
@@ -73,6 +72,7 @@ mod tests {
             (r#"my_token = "a" x.secret=b"#, &["\"a\"", "b"]),
             (r#"value = ""a"b, c"#, &[r#"""a"b"#]),
             ("value =", &[""]),
+            ("\u{e9}\u{15214}token = \"a\"", &["\"a\""]),
         ] {
             let places = secrets(text);
             assert_eq!(places.iter().map(|place| &text[place.clone()]).collect::<Vec<_>>(), found, "{text}");

@@ -41,7 +41,6 @@ pub struct Activity {
     begun: AtomicU64,
     taken_back: AtomicU64,
     last_end_millis: AtomicU64,
-    switched: AtomicBool,
     closing: AtomicBool,
     opened: Instant,
 }
@@ -56,7 +55,6 @@ impl Default for Activity {
             begun: AtomicU64::new(0),
             taken_back: AtomicU64::new(0),
             last_end_millis: AtomicU64::new(0),
-            switched: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             opened: Instant::now(),
         }
@@ -97,15 +95,6 @@ impl Activity {
     pub fn asks_in_vain(&self) -> bool {
         let taken_back = self.taken_back.load(Ordering::Relaxed);
         taken_back > TAKEN_BACK && taken_back > self.begun() / 2
-    }
-
-    /// From here on the connection carries another protocol. To be called before its peer can know.
-    pub fn switch(&self) {
-        self.switched.store(true, Ordering::Relaxed);
-    }
-
-    pub fn has_switched(&self) -> bool {
-        self.switched.load(Ordering::Relaxed)
     }
 
     /// Requests so far.

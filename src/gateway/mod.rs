@@ -24,8 +24,6 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 pub use exchange::{AnswerProgress, BrokenAnswer, ResponseBody};
@@ -35,8 +33,9 @@ pub use route::{Route, Routes, Target};
 
 use crate::authorization_server::{self, AuthorizationServer, Endpoint};
 use crate::clock::Clock;
-use crate::net::body::RequestBody;
+use crate::net::body::{Incoming, RequestBody};
 use crate::net::forwarded::Origin;
+use crate::net::switch::Switch;
 use crate::net::trace_context::TraceParent;
 use crate::net::{BaseUrl, TrustedProxies};
 use crate::otlp::Tracer;
@@ -241,7 +240,7 @@ impl Worker {
         }
 
         let mut parts = parts;
-        let caller_upgrade = parts.extensions.remove::<OnUpgrade>();
+        let switch = Switch::of(&mut parts.extensions);
         let body = match &upgrade {
             Some(upgrade) if upgrade.by_connect => (RequestBody::empty(), Default::default()),
             _ => RequestBody::new(body, route.plan.body_bytes, gateway.limits.body_timeout).map_err(Reject::Body)?,
@@ -271,7 +270,7 @@ impl Worker {
             transform::response_head(&route.plan.forward, response.headers_mut());
             return Ok(Answer::Upstream { response, ends_at });
         }
-        let (Some(upgrade), Some(caller)) = (upgrade, caller_upgrade) else { return Err(Reject::Upgrade) };
+        let (Some(upgrade), Some(caller)) = (upgrade, switch) else { return Err(Reject::Upgrade) };
         let (head, body) = switch_response(&upgrade, response, &route.plan.forward);
         let server = body.into_switched().ok_or(Reject::Upgrade)?;
         Ok(Answer::Tunnel { response: head, tunnel: Pending { caller, server, ends_at } })
@@ -302,9 +301,6 @@ impl Worker {
     /// The answer that switches protocols; what follows it runs on by itself and is told of at its end.
     fn tunnel(&self, response: Response<()>, tunnel: Pending, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
         exchange.status = response.status().as_u16();
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            exchange.connection.activity.switch();
-        }
         let Pending { caller, server, ends_at } = tunnel;
         let idle = self.gateway.limits.stream_idle;
         tokio::spawn(Tunnel { caller, server, idle, ends_at, exchange }.run());
@@ -321,7 +317,7 @@ enum Answer {
 
 /// A tunnel whose ends are not there yet.
 struct Pending {
-    caller: OnUpgrade,
+    caller: Switch,
     server: crate::upstream::Switched,
     ends_at: Option<Instant>,
 }

@@ -6,16 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::exchange::Exchange;
+use crate::net::switch::Switch;
 use crate::upstream;
 
 pub(super) struct Tunnel {
-    pub(super) caller: OnUpgrade,
+    pub(super) caller: Switch,
     /// Its place at the upstream is taken until the end of the tunnel.
     pub(super) server: upstream::Switched,
     pub(super) idle: Duration,
@@ -26,38 +25,42 @@ pub(super) struct Tunnel {
 
 impl Tunnel {
     /// Runs until both directions are closed.
-    pub(super) async fn run(mut self) {
-        let outcome = self.copy().await;
-        drop(self.server);
-        match outcome {
+    pub(super) async fn run(self) {
+        let Self { caller, server, idle, ends_at, mut exchange } = self;
+        match copy(caller, server, idle, ends_at).await {
             Ok(bytes) => {
-                self.exchange.complete = true;
-                self.exchange.bytes = bytes;
+                exchange.complete = true;
+                exchange.bytes = bytes;
             }
-            Err(reason) => self.exchange.cause = Some(reason),
+            Err(reason) => exchange.cause = Some(reason),
         }
     }
+}
 
-    async fn copy(&mut self) -> Result<u64, String> {
-        let text = |error: &dyn std::fmt::Display| error.to_string();
-        let caller = (&mut self.caller).await.map_err(|error| text(&error))?;
-        let last_byte = Arc::new(LastByte::new());
-        let mut caller = Observed { io: TokioIo::new(caller), last_byte: Arc::clone(&last_byte) };
-        let copy = tokio::io::copy_bidirectional(&mut caller, &mut self.server);
-        tokio::pin!(copy);
-        loop {
-            let silent_until = last_byte.moment() + self.idle;
-            let wake = self.ends_at.map_or(silent_until, |end| end.min(silent_until));
-            tokio::select! {
-                done = &mut copy => return done.map(|(_, down)| down).map_err(|error| text(&error)),
-                () = tokio::time::sleep_until(wake) => {}
-            }
-            if self.ends_at.is_some_and(|end| Instant::now() >= end) {
-                return Err("the token expired".to_owned());
-            }
-            if Instant::now() >= last_byte.moment() + self.idle {
-                return Err(format!("no byte for {:?}", self.idle));
-            }
+async fn copy(
+    caller: Switch,
+    mut server: upstream::Switched,
+    idle: Duration,
+    ends_at: Option<Instant>,
+) -> Result<u64, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let caller = caller.stream().await.map_err(|error| text(&error))?;
+    let last_byte = Arc::new(LastByte::new());
+    let mut caller = Observed { io: caller, last_byte: Arc::clone(&last_byte) };
+    let copy = tokio::io::copy_bidirectional(&mut caller, &mut server);
+    tokio::pin!(copy);
+    loop {
+        let silent_until = last_byte.moment() + idle;
+        let wake = ends_at.map_or(silent_until, |end| end.min(silent_until));
+        tokio::select! {
+            done = &mut copy => return done.map(|(_, down)| down).map_err(|error| text(&error)),
+            () = tokio::time::sleep_until(wake) => {}
+        }
+        if ends_at.is_some_and(|end| Instant::now() >= end) {
+            return Err("the token expired".to_owned());
+        }
+        if Instant::now() >= last_byte.moment() + idle {
+            return Err(format!("no byte for {idle:?}"));
         }
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
@@ -105,13 +104,31 @@ impl Progress {
     }
 }
 
+/// The body of a request as it comes in, whatever the version.
+pub struct Incoming(Option<Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>>);
+
+impl std::fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Incoming").field(&self.0.as_ref().map(|body| body.size_hint())).finish()
+    }
+}
+
+impl Incoming {
+    pub fn empty() -> Self {
+        Self(None)
+    }
+
+    pub fn new(body: impl Body<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
+        Self((!body.is_end_stream()).then(|| Box::pin(body) as _))
+    }
+}
+
 /// The body of a request, within its limits. Trailers are dropped: nothing in them was judged.
 #[derive(Debug)]
 pub struct RequestBody(Option<Box<Limited>>);
 
-#[derive(Debug)]
 struct Limited {
-    body: Incoming,
+    body: Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>,
     left: u64,
     /// Runs while the caller is waited for.
     timer: Option<Pin<Box<Sleep>>>,
@@ -125,9 +142,7 @@ impl RequestBody {
 
     /// `limit` in bytes; `timeout` between two reads. `TooLarge` when the length is announced and beyond the limit.
     pub fn new(body: Incoming, limit: u64, timeout: Duration) -> Result<(Self, BodyOutcome), BodyError> {
-        if body.is_end_stream() {
-            return Ok((Self(None), BodyOutcome(None)));
-        }
+        let Some(body) = body.0 else { return Ok((Self(None), BodyOutcome(None))) };
         if body.size_hint().lower() > limit {
             return Err(BodyError::TooLarge);
         }
@@ -139,6 +154,12 @@ impl RequestBody {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
+    }
+}
+
+impl std::fmt::Debug for Limited {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Limited").field("left", &self.left).finish_non_exhaustive()
     }
 }
 
@@ -167,7 +188,7 @@ impl Limited {
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let polled = self.body.as_mut().poll_frame(cx);
         let Poll::Ready(frame) = polled else {
             let timeout = self.progress.timeout;
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));

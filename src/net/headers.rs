@@ -1,6 +1,6 @@
 //! Header fields that belong to one hop (RFC 9110 section 7.6.1) and must not travel further.
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// Whether `name` is of one hop alone, whatever `Connection` says. Asked of every field, so compared as text: that costs a
 /// look at the length for nearly all of them.
@@ -53,12 +53,12 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Whether one of the comma-separated tokens of `name` is `token`, without regard to case.
 pub fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|part| part.trim().eq_ignore_ascii_case(token))
+    headers.get_all(name).iter().any(|value| is_token_of(value, token))
+}
+
+/// The same of one field.
+pub fn is_token_of(value: &HeaderValue, token: &str) -> bool {
+    value.to_str().is_ok_and(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
 }
 
 #[cfg(test)]

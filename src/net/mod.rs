@@ -6,7 +6,9 @@ pub mod forwarded;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub mod headers;
+pub mod http1;
 pub mod proxy_protocol;
+pub mod switch;
 pub mod trace_context;
 
 use std::fmt;

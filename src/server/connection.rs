@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::Request;
-use hyper::body::Incoming;
+use http_body_util::BodyExt;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
@@ -20,11 +20,13 @@ use tokio_rustls::TlsAcceptor;
 
 use super::acceptor::CurrentWorker;
 use super::announced::{Peer, Refused};
-use super::deadline::{Timed, Waits};
+use super::deadline::{Bounded, Timed, Waits};
 use super::guard::Guard;
+use super::http1::{self, Most};
 use super::stream::Streams;
 use super::{Limits, Phase};
 use crate::gateway::{Activity, Connection, peer_text};
+use crate::net::body::{BodyError, Incoming};
 use crate::telemetry::metrics::Metrics;
 
 /// What an HTTP/2 connection starts with (RFC 9113 section 3.4); no HTTP/1 method has its first three letters.
@@ -52,8 +54,7 @@ pub(super) struct Listener {
     /// Connections start with a PROXY protocol header.
     pub(super) proxy_protocol: bool,
     waits: Waits,
-    header_bytes: usize,
-    header_count: usize,
+    most: Most,
     /// For the last request of an idle connection when the server drains.
     linger: Duration,
     pub(super) open: IntGauge,
@@ -90,14 +91,9 @@ impl Listener {
                 write: limits.stream_idle,
                 reached: metrics.limits_reached.clone(),
             },
-            header_bytes: limits.header_bytes,
-            header_count: limits.header_count,
+            most: Most { bytes: limits.header_bytes, fields: limits.header_count },
             linger: LINGER.min(limits.drain_timeout / 4),
         }
-    }
-
-    fn refused(&self, reason: &str) {
-        self.malformed.with_label_values(&[reason]).inc();
     }
 
     pub(super) fn header_timeout(&self) -> Duration {
@@ -202,59 +198,52 @@ struct Served {
 
 impl Served {
     async fn speak<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: I, http2: bool) {
-        let Self { worker, listener, connection, mut phase } = self;
-        let io = Timed::new(stream, Arc::clone(&connection), listener.waits.clone(), http2);
-        let (expired, refusal) = (io.expired(), io.refusal());
-        let io = TokioIo::new(io);
-        let peer = connection.peer;
-        let ending = Arc::clone(&connection);
-        let result = if http2 {
-            let service = service_fn(move |request: Request<Incoming>| {
-                let (worker, connection) = (worker.load_full(), Arc::clone(&connection));
-                async move { Ok::<_, Infallible>(worker.answer(connection, request).await) }
-            });
-            let connection = self::http2(&listener).serve_connection(io, service);
-            let draining = async { drop(phase.wait_for(|phase| *phase != Phase::Serving).await) };
-            until_drained(pin!(connection), draining, || expired.is_set(), |c| c.graceful_shutdown()).await
-        } else {
-            let service = service_fn(move |request: Request<Incoming>| {
-                let (worker, connection) = (worker.load_full(), Arc::clone(&connection));
-                // The library keeps room for it as long as the connection is open; most have nothing to answer.
-                Box::pin(async move { Ok::<_, Infallible>(worker.answer(connection, request).await) })
-            });
-            let connection = http1(&listener).serve_connection(io, service).with_upgrades();
-            let draining = async {
-                drop(phase.wait_for(|phase| *phase != Phase::Serving).await);
-                // A request may be on its way to a connection that is idle: it is answered, and told that it is the last.
-                ending.activity.close_soon();
-                tokio::time::sleep(listener.linger).await;
-            };
-            until_drained(pin!(connection), draining, || false, |c| c.graceful_shutdown()).await
+        let io = Bounded::new(stream, &self.listener.waits);
+        if http2 { self.speak_http2(io).await } else { self.speak_http1(io).await }
+    }
+
+    async fn speak_http1<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, io: Bounded<I>) {
+        let Self { worker, listener, connection, phase } = self;
+        let served = http1::Served {
+            most: listener.most,
+            waits: &listener.waits,
+            activity: &connection.activity,
+            phase,
+            linger: listener.linger,
         };
-        let ambiguity = refusal.get().map(|ambiguity| ambiguity.reason());
-        if let Some(reason) = ambiguity {
-            listener.refused(reason);
-            tracing::debug!(event = "connection.refused", listener = &*listener.name, peer = %peer, reason);
-        } else if let Err(error) = result {
-            if error.is_parse_too_large() {
-                listener.waits.reached.with_label_values(&["header_bytes"]).inc();
-            } else if error.is_parse() {
-                listener.refused("syntax");
+        let answer = |request| worker.load_full().answer(Arc::clone(&connection), request);
+        let peer = connection.peer;
+        match http1::serve(io, served, answer).await {
+            Ok(()) => {}
+            Err(http1::Ended::Unfit(unfit)) => {
+                let (counter, reason) = match unfit.reason() {
+                    Ok(malformed) => (&listener.malformed, malformed),
+                    Err(limit) => (&listener.waits.reached, limit),
+                };
+                counter.with_label_values(&[reason]).inc();
+                tracing::debug!(event = "connection.refused", listener = &*listener.name, %peer, reason, error = %unfit);
             }
-            tracing::debug!(event = "connection.failed", listener = &*listener.name, peer = %peer, %error);
+            Err(error) => tracing::debug!(event = "connection.failed", listener = &*listener.name, %peer, %error),
         }
     }
-}
 
-fn http1(listener: &Listener) -> hyper::server::conn::http1::Builder {
-    let mut builder = hyper::server::conn::http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        // Both waits are `Timed`'s.
-        .header_read_timeout(None)
-        .max_headers(listener.header_count)
-        .max_header_size(listener.header_bytes);
-    builder
+    async fn speak_http2<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, io: Bounded<I>) {
+        let Self { worker, listener, connection, mut phase } = self;
+        let peer = connection.peer;
+        let io = Timed::new(io, Arc::clone(&connection), listener.waits.clone());
+        let expired = io.expired();
+        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+            let (worker, connection) = (worker.load_full(), Arc::clone(&connection));
+            let request = request.map(|body| Incoming::new(body.map_err(|_| BodyError::Aborted)));
+            async move { Ok::<_, Infallible>(worker.answer(connection, request).await) }
+        });
+        let connection = http2(&listener).serve_connection(TokioIo::new(io), service);
+        let draining = async { drop(phase.wait_for(|phase| *phase != Phase::Serving).await) };
+        let ended = until_drained(pin!(connection), draining, || expired.is_set(), |c| c.graceful_shutdown()).await;
+        if let Err(error) = ended {
+            tracing::debug!(event = "connection.failed", listener = &*listener.name, %peer, %error);
+        }
+    }
 }
 
 fn http2(listener: &Listener) -> hyper::server::conn::http2::Builder<Streams> {
@@ -262,7 +251,7 @@ fn http2(listener: &Listener) -> hyper::server::conn::http2::Builder<Streams> {
     let mut builder = hyper::server::conn::http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
-        .max_header_list_size(u32::try_from(listener.header_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(listener.most.bytes).unwrap_or(u32::MAX))
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

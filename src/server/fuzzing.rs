@@ -1,5 +1,5 @@
-//! What holds of the framing of HTTP/1, whatever comes: checked by the fuzz targets, on their corpus, and on requests that
-//! are made for it.
+//! What holds of HTTP/1 as it is read here, whatever comes: checked by the fuzz targets, on their corpus, and on requests
+//! that are made for it.
 
 use std::convert::Infallible;
 use std::io;
@@ -7,14 +7,21 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, ReadBuf};
+use prometheus::{IntCounterVec, Opts};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 
-use super::framing::{Ambiguity, Framing, Place};
+use super::Phase;
+use super::deadline::Waits;
+use super::http1::{self, Ended, Most, Unfit};
+use crate::gateway::Activity;
+use crate::net::body::RequestBody;
 
 /// What comes on a connection.
 pub fn framing(data: &[u8]) {
@@ -23,68 +30,65 @@ pub fn framing(data: &[u8]) {
     is_read_alike(data);
 }
 
-/// However the bytes come, the same is found wrong.
-fn pieces_change_nothing(data: &[u8]) {
-    let found = |size| -> Option<Ambiguity> {
-        let mut framing = Framing::new();
-        data.chunks(size).find_map(|piece| framing.follow(piece).err()).map(|(_, ambiguity)| ambiguity)
-    };
-    let whole = found(data.len().max(1));
+/// However the bytes come, they are read alike, and the same is found wrong.
+pub(super) fn pieces_change_nothing(data: &[u8]) -> Option<Unfit> {
+    let whole = read_here(data, usize::MAX);
     for size in [1, 2, 7, 63, 64, 65] {
-        assert_eq!(found(size), whole, "in pieces of {size}");
+        assert_eq!(read_here(data, size), whole, "in pieces of {size}");
     }
+    whole.1
 }
 
-/// What is let through is read by the library as it is read here: where it goes on, so does this, at the same byte.
+/// What is taken for a request here is the same one to the HTTP library: where that goes on, so does this.
 pub(super) fn is_read_alike(data: &[u8]) {
-    let (here, passed) = followed(data);
+    let (here, unfit) = read_here(data, usize::MAX);
     let (there, waits) = read_by_library(data);
     let shared = here.len().min(there.len());
     assert_eq!(&here[..shared], &there[..shared]);
-    if passed {
+    if unfit.is_none() {
         assert!(there.len() == shared, "{there:?} where {here:?} is read here");
         assert!(!waits || here.len() == shared, "{here:?} where {there:?} is read by the library");
     }
 }
 
 /// A request's target and its body.
-type Reading = (String, Vec<u8>);
+pub(super) type Reading = (String, Vec<u8>);
 
-/// The complete requests as they are followed here, and whether all of it may pass.
-pub(super) fn followed(stream: &[u8]) -> (Vec<Reading>, bool) {
-    let mut framing = Framing::new();
-    let (mut found, mut line, mut body) = (Vec::new(), Vec::new(), Vec::new());
-    let mut begun = false;
-    for byte in stream {
-        match framing.place {
-            Place::Body(_) | Place::Chunk(_) => body.push(*byte),
-            Place::Start | Place::RequestLine => line.push(*byte),
-            _ => {}
-        }
-        if framing.follow(&[*byte]).is_err() {
-            return (found, false);
-        }
-        begun |= framing.is_in_head();
-        if begun && framing.place == Place::Start {
-            let target = String::from_utf8_lossy(&line).split(' ').nth(1).unwrap_or_default().to_owned();
-            found.push((target, std::mem::take(&mut body)));
-            (begun, line) = (false, Vec::new());
-        }
-    }
-    (found, true)
+/// A peer that says so much, in pieces, and then waits; it closes when it is left.
+struct Peer {
+    says: Bytes,
+    piece: usize,
+    left: bool,
 }
 
-/// A peer that says so much and then waits.
-struct Peer<'a>(&'a [u8]);
+impl Peer {
+    fn new(says: &[u8], piece: usize) -> Self {
+        Self { says: Bytes::copy_from_slice(says), piece, left: false }
+    }
+}
 
-impl AsyncRead for Peer<'_> {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.0.is_empty() {
+impl AsyncRead for Peer {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.says.is_empty() && !self.left {
             return Poll::Pending;
         }
-        let (now, later) = self.0.split_at(self.0.len().min(buf.remaining()));
-        buf.put_slice(now);
-        self.0 = later;
+        let bytes = self.says.len().min(self.piece).min(buffer.remaining());
+        buffer.put_slice(&self.says.split_to(bytes));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Peer {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.left = true;
         Poll::Ready(Ok(()))
     }
 }
@@ -96,6 +100,55 @@ impl Wake for Woken {
     fn wake(self: Arc<Self>) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// Runs a connection until it waits for its peer; what it comes to before that.
+fn run<T>(connection: impl Future<Output = T>) -> Option<T> {
+    let mut connection = pin!(connection);
+    let woken = Arc::new(Woken::default());
+    let waker = Arc::clone(&woken).into();
+    loop {
+        if let Poll::Ready(result) = connection.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return Some(result);
+        }
+        if !woken.0.swap(false, Ordering::Relaxed) {
+            return None;
+        }
+    }
+}
+
+/// The complete requests as they are read here, and what is wrong with what follows them.
+pub(super) fn read_here(stream: &[u8], piece: usize) -> (Vec<Reading>, Option<Unfit>) {
+    let found = Mutex::new(Vec::new());
+    // Timers want a clock; nothing moves it.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("a runtime");
+    let _entered = runtime.enter();
+    let wait = Duration::from_secs(3600);
+    let reached = IntCounterVec::new(Opts::new("limits", "-"), &["limit"]).expect("a counter");
+    let waits = Waits { header: wait, idle: wait, write: wait, reached };
+    let (_phase, phase) = watch::channel(Phase::Serving);
+    let most = Most { bytes: 16 * 1024, fields: 100 };
+    let served = http1::Served { most, waits: &waits, activity: &Activity::default(), phase, linger: wait };
+    let answer = |request: http::Request<_>| {
+        let found = &found;
+        async move {
+            let target = request.uri().to_string();
+            let (body, _) = RequestBody::new(request.into_body(), u64::MAX, wait).expect("no limit");
+            if let Ok(body) = body.collect().await {
+                let reading = (target, body.to_bytes().to_vec());
+                found.lock().unwrap_or_else(PoisonError::into_inner).push(reading);
+            }
+            http::Response::new(Empty::<Bytes>::new())
+        }
+    };
+    let ended = run(http1::serve(Peer::new(stream, piece), served, answer));
+    let unfit = match ended {
+        Some(Err(Ended::Unfit(unfit))) => Some(unfit),
+        _ => None,
+    };
+    let found = found.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    (found, unfit)
 }
 
 /// The complete requests as the HTTP library reads them, and whether it would go on reading.
@@ -113,18 +166,8 @@ fn read_by_library(stream: &[u8]) -> (Vec<Reading>, bool) {
             Ok::<_, Infallible>(http::Response::new(Empty::<Bytes>::new()))
         }
     });
-    let io = TokioIo::new(tokio::io::join(Peer(stream), tokio::io::sink()));
-    let mut connection = pin!(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
-    let woken = Arc::new(Woken::default());
-    let waker = Arc::clone(&woken).into();
-    let waits = loop {
-        if connection.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
-            break false;
-        }
-        if !woken.0.swap(false, Ordering::Relaxed) {
-            break true;
-        }
-    };
+    let io = TokioIo::new(Peer::new(stream, usize::MAX));
+    let waits = run(hyper::server::conn::http1::Builder::new().serve_connection(io, service)).is_none();
     let found = found.lock().unwrap_or_else(PoisonError::into_inner).clone();
     (found, waits)
 }

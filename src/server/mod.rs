@@ -6,13 +6,12 @@ mod bound;
 mod certificates;
 mod connection;
 mod deadline;
-mod framing;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod guard;
+mod http1;
 mod inherited;
 mod stream;
-mod strict;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -202,6 +202,25 @@ fn body_timeout_is_408() {
 }
 
 #[test]
+fn an_answer_is_seen_by_who_still_sends_what_nobody_reads() {
+    let site = Site::open();
+    let body = vec![b'a'; 300 << 10];
+    let mut wrong = Wrong::default();
+    for _ in 0..20 {
+        let mut conn = site.connect();
+        conn.write(Req::post("/denied").header("Content-Length", &(8 << 20).to_string()).bytes());
+        wrong.eq("denied", conn.read_answer().status, 401);
+        let mut conn = site.connect();
+        conn.write("GET / HTTP/1.1\nHost: api.test\r\n\r\n");
+        // Not refused: bytes that come after the answer was sent must not destroy it.
+        conn.write(&body[..]);
+        wrong.eq("no HTTP", conn.read_answer().status, 400);
+        wrong.ok("the end", conn.wire.ends(), "open");
+    }
+    wrong.done();
+}
+
+#[test]
 fn stream_idle_ends_silent_answers_and_tunnels() {
     let gate = Gate::default();
     let door = gate.clone();

@@ -1,0 +1,345 @@
+//! HTTP/1.1 to a caller (RFC 9112), one request at a time: its head, whoever answers it, its answer.
+
+mod answer;
+mod head;
+mod wire;
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Phase;
+use super::deadline::{Alarm, Waits};
+use crate::gateway::Activity;
+use crate::net::body::Incoming;
+use crate::net::switch::Switch;
+
+use answer::{Coding, Promised};
+use head::{Facts, Head};
+pub(super) use head::{Most, Unfit};
+use wire::{RequestBody, Shared, Switched, Wire, lock};
+
+/// Unused for so long, a connection lets go of its buffers.
+const REST: Duration = Duration::from_secs(1);
+/// What is read of a caller that still sends, so that it sees the answer before the connection is gone (RFC 9112
+/// section 9.6): for how long, and how much.
+const LINGER: (Duration, usize) = (Duration::from_secs(1), 1 << 20);
+
+/// Why a connection came to its end before its time.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    #[error("{0}")]
+    Unfit(#[from] Unfit),
+    #[error("{0}")]
+    Timeout(&'static str),
+    #[error("the caller left before its answer")]
+    Left,
+    /// Its end must not look like one.
+    #[error("the answer broke off")]
+    Broken,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// What a connection needs to know.
+pub(super) struct Served<'a> {
+    pub(super) most: Most,
+    pub(super) waits: &'a Waits,
+    pub(super) activity: &'a Activity,
+    pub(super) phase: watch::Receiver<Phase>,
+    /// For the last request of an idle connection when the server drains.
+    pub(super) linger: Duration,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve<I, A, F, B>(io: I, served: Served<'_>, answer: A) -> Result<(), Ended>
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    A: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes> + Unpin,
+{
+    let wire = Arc::new(Mutex::new(Wire::new(io, served.most)));
+    let mut waiting = Waiting::new(served);
+    // Kept for the next request; an idle connection gives it back.
+    let mut answering: Option<Pin<Box<Option<F>>>> = None;
+    loop {
+        let head = std::future::poll_fn(|cx| waiting.poll(cx, &mut lock(&wire), || answering = None)).await;
+        let Head { mut request, body, facts, names_upgrade, .. } = match head {
+            Ok(Some(head)) => head,
+            Ok(None) => break,
+            Err(Ended::Unfit(unfit)) => {
+                answer::write_refusal(&mut lock(&wire).output().before, unfit.status());
+                std::future::poll_fn(|cx| lock(&wire).poll_flush(cx)).await?;
+                close_slowly(&wire).await?;
+                return Err(Ended::Unfit(unfit));
+            }
+            Err(ended) => return Err(ended),
+        };
+        let handover = names_upgrade.then(|| {
+            let (handover, switch) = Switch::http1();
+            request.extensions_mut().insert(switch);
+            handover
+        });
+        let body = if body.is_nothing() { Incoming::empty() } else { Incoming::new(RequestBody(Arc::clone(&wire))) };
+        let answering = answering.get_or_insert_with(|| Box::pin(None));
+        answering.as_mut().set(Some(answer(request.map(|()| body))));
+        let response = std::future::poll_fn(|cx| {
+            if let Some(answering) = answering.as_mut().as_pin_mut()
+                && let Poll::Ready(response) = answering.poll(cx)
+            {
+                return Poll::Ready(Some(response));
+            }
+            lock(&wire).poll_gone(cx).map(|()| None)
+        })
+        .await;
+        answering.as_mut().set(None);
+        let response = response.ok_or(Ended::Left)?;
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let persists = send(&wire, response, &facts).await?;
+        let body_is_over = std::future::poll_fn(|cx| Poll::Ready(lock(&wire).is_body_over(cx))).await;
+        if switches && body_is_over {
+            // Nobody takes it where the tunnel is gone already.
+            let _ = handover.map(|handover| handover.send(Box::new(Switched(wire))));
+            return Ok(());
+        }
+        if !body_is_over {
+            close_slowly(&wire).await?;
+            return lock(&wire).unfit().map_or(Ok(()), |unfit| Err(Ended::Unfit(unfit)));
+        }
+        if !persists {
+            break;
+        }
+        lock(&wire).shrink();
+    }
+    std::future::poll_fn(|cx| lock(&wire).poll_shutdown(cx)).await?;
+    Ok(())
+}
+
+/// Closes towards a caller that may still send.
+async fn close_slowly<I: AsyncRead + AsyncWrite + Unpin>(wire: &Shared<I>) -> io::Result<()> {
+    std::future::poll_fn(|cx| lock(wire).poll_shutdown(cx)).await?;
+    let (time, mut most) = LINGER;
+    let gone = std::future::poll_fn(|cx| lock(wire).poll_discard(cx, &mut most));
+    // However it ends, it is over.
+    let _ = tokio::time::timeout(time, gone).await;
+    Ok(())
+}
+
+/// Waiting for the next request of a connection.
+struct Waiting<'a> {
+    served: Served<'a>,
+    /// Since when the head of a request is coming.
+    head_since: Option<Instant>,
+    alarm: Alarm,
+    rests: bool,
+    draining: Draining,
+    /// When the server drains, it is over then.
+    leaves_at: Option<Instant>,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(served: Served<'a>) -> Self {
+        let draining = Draining::new(served.phase.clone());
+        Self { served, head_since: None, alarm: Alarm::default(), rests: false, draining, leaves_at: None }
+    }
+
+    /// Ready with the next head; with `None` when the caller has closed, or is not waited for any longer. `rest` is called
+    /// when nothing came for a while.
+    fn poll<I: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        wire: &mut Wire<I>,
+        rest: impl FnOnce(),
+    ) -> Poll<Result<Option<Head>, Ended>> {
+        let activity = self.served.activity;
+        if self.leaves_at.is_none() && self.draining.poll(cx).is_ready() {
+            // A request may be on its way to a connection that is idle: it is answered, and told that it is the last.
+            activity.close_soon();
+            self.leaves_at = Some(Instant::now() + self.served.linger);
+        }
+        if let Poll::Ready(read) = wire.poll_head(cx) {
+            (self.head_since, self.rests) = (None, false);
+            return Poll::Ready(read.map_err(Ended::from).and_then(|head| Ok(head.transpose()?)));
+        }
+        self.head_since = if wire.is_in_head() { self.head_since.or_else(|| Some(Instant::now())) } else { None };
+        let (deadline, limit) = self.deadline();
+        let rests_at = activity.last_end() + REST;
+        if self.head_since.is_none() && !self.rests && rests_at < deadline {
+            ready!(self.alarm.poll(cx, rests_at));
+            self.rests = true;
+            wire.rest();
+            rest();
+        }
+        ready!(self.alarm.poll(cx, deadline));
+        let Some(limit) = limit else { return Poll::Ready(Ok(None)) };
+        self.served.waits.reached.with_label_values(&[limit]).inc();
+        Poll::Ready(if limit == IDLE { Ok(None) } else { Err(Ended::Timeout(limit)) })
+    }
+
+    /// The moment at which waiting for the peer ends, and the limit that it is, if it is one.
+    fn deadline(&self) -> (Instant, Option<&'static str>) {
+        let (activity, waits) = (self.served.activity, self.served.waits);
+        match (self.head_since, self.leaves_at) {
+            // It may have come behind another request, and wait for that one's answer.
+            (Some(since), _) => (since.max(activity.last_end()) + waits.header, Some(HEADER)),
+            (None, Some(moment)) => (moment, None),
+            (None, None) if activity.begun() == 0 => (activity.last_end() + waits.header, Some(HEADER)),
+            (None, None) => (activity.last_end() + waits.idle, Some(IDLE)),
+        }
+    }
+}
+
+const HEADER: &str = "header_timeout";
+const IDLE: &str = "idle_timeout";
+
+/// Tells that the server drains. Looked at before each request, which costs next to nothing until it does.
+struct Draining {
+    phase: watch::Receiver<Phase>,
+    changed: Pin<Box<dyn Future<Output = ()> + Send>>,
+    asked: bool,
+}
+
+impl Draining {
+    fn new(phase: watch::Receiver<Phase>) -> Self {
+        let mut waiting = phase.clone();
+        // Also when nobody is left to say so.
+        let changed = Box::pin(async move { drop(waiting.wait_for(|phase| *phase != Phase::Serving).await) });
+        Self { phase, changed, asked: false }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // The connection's task is woken when it changes; its waker stays the same.
+        if std::mem::replace(&mut self.asked, true) && !self.phase.has_changed().unwrap_or(true) {
+            return Poll::Pending;
+        }
+        self.changed.as_mut().poll(cx)
+    }
+}
+
+/// Sends an answer to its end. Whether the connection may go on after it.
+async fn send<I, B>(wire: &Shared<I>, response: Response<B>, request: &Facts) -> Result<bool, Ended>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    B: Body<Data = Bytes> + Unpin,
+{
+    let (head, body) = response.into_parts();
+    let Promised { coding, persists } = answer::write_head(&mut lock(wire).output().before, &head, &body, request);
+    drop(head);
+    let mut sending = Sending { body, finished: coding == Coding::Nothing, coding, next: None };
+    std::future::poll_fn(|cx| sending.poll(cx, wire)).await?;
+    Ok(persists)
+}
+
+/// The body of an answer on its way out. It is let go when its last byte is gone.
+struct Sending<B> {
+    body: B,
+    coding: Coding,
+    /// Was taken from the body already.
+    next: Option<Frame<Bytes>>,
+    /// Nothing more comes of the body.
+    finished: bool,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
+    fn poll<I>(&mut self, cx: &mut Context<'_>, wire: &Shared<I>) -> Poll<Result<(), Ended>>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        loop {
+            // The head leaves with the beginning of the body, and its end with what comes before that.
+            let is_full = self.finished || lock(wire).output().has_data();
+            let waits = !is_full && self.fill(cx, wire)?.is_pending();
+            let mut wire = lock(wire);
+            ready!(wire.poll_flush(cx))?;
+            if self.finished {
+                return Poll::Ready(Ok(()));
+            }
+            if waits {
+                return wire.poll_gone(cx).map(|()| Err(Ended::Left));
+            }
+        }
+    }
+
+    /// Puts the next piece of the body into the output.
+    fn fill<I>(&mut self, cx: &mut Context<'_>, wire: &Shared<I>) -> Result<Poll<()>, Ended>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        // Whoever moves the body on may read the request's, so that the bytes are not locked here.
+        let frame = match self.next.take() {
+            Some(frame) => Some(frame),
+            None => match self.poll_frame(cx)? {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => return Ok(Poll::Pending),
+            },
+        };
+        let data = match frame.map(Frame::into_data) {
+            Some(Ok(data)) => data,
+            Some(Err(trailers)) => {
+                self.end(wire, &trailers.into_trailers().unwrap_or_default())?;
+                return Ok(Poll::Ready(()));
+            }
+            None => {
+                self.end(wire, &HeaderMap::new())?;
+                return Ok(Poll::Ready(()));
+            }
+        };
+        let mut after: &[u8] = b"";
+        match &mut self.coding {
+            // An empty chunk would be the last.
+            _ if data.is_empty() => return Ok(Poll::Ready(())),
+            Coding::Length(left) => {
+                *left = left.checked_sub(data.len() as u64).ok_or(Ended::Broken)?;
+                self.finished = *left == 0;
+            }
+            Coding::Chunked(_) => {
+                lock(wire).output().before.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+                after = b"\r\n";
+                match self.poll_frame(cx)? {
+                    Poll::Ready(Some(next)) => self.next = Some(next),
+                    Poll::Ready(None) => (self.finished, after) = (true, b"\r\n0\r\n\r\n"),
+                    Poll::Pending => {}
+                }
+            }
+            Coding::UntilClose | Coding::Nothing => {}
+        }
+        let mut wire = lock(wire);
+        let output = wire.output();
+        (output.data, output.after) = (data, after);
+        Ok(Poll::Ready(()))
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Result<Poll<Option<Frame<Bytes>>>, Ended> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Err(_))) => Err(Ended::Broken),
+            Poll::Ready(Some(Ok(frame))) => Ok(Poll::Ready(Some(frame))),
+            Poll::Ready(None) => Ok(Poll::Ready(None)),
+            Poll::Pending => Ok(Poll::Pending),
+        }
+    }
+
+    fn end<I>(&mut self, wire: &Shared<I>, trailers: &HeaderMap) -> Result<(), Ended>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.finished = true;
+        match &self.coding {
+            Coding::Length(1..) => Err(Ended::Broken),
+            Coding::Chunked(announced) => {
+                answer::write_end(&mut lock(wire).output().before, trailers, announced);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The bytes of an HTTP/1.1 connection, shared by whoever answers a request and whoever reads its body.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use super::head::{self, Head, Most, Unfit};
+use crate::net::body::BodyError;
+use crate::net::http1::{Pieces, Remaining};
+
+/// What is read at once, at first and at most: fewer system calls for big bodies, a bounded buffer for each connection.
+const READ_BYTES: (usize, usize) = (8 * 1024, 256 * 1024);
+/// Room that a buffer has to have to be read into.
+const ROOM: usize = 4 * 1024;
+/// The first bytes on a connection that rests are read without a buffer of its own.
+const PROBE_BYTES: usize = 2 * 1024;
+/// Buffers that grew beyond this are not kept for the next request.
+const KEPT_BYTES: usize = 16 * 1024;
+
+pub(super) struct Wire<I> {
+    io: I,
+    /// Read and not taken.
+    input: BytesMut,
+    /// How much of it was searched for the end of a head.
+    searched: usize,
+    /// To be read at once; 0 when nothing came for long.
+    read_bytes: usize,
+    most: Most,
+    body: Remaining,
+    /// The caller sends the body when it is asked for it.
+    expects_continue: bool,
+    /// What was wrong with the body.
+    unfit: Option<Unfit>,
+    /// Waits for the body's end, to watch for the caller's then.
+    watcher: Option<Waker>,
+    output: Pieces,
+}
+
+pub(super) type Shared<I> = Arc<Mutex<Wire<I>>>;
+
+pub(super) fn lock<I>(wire: &Mutex<Wire<I>>) -> MutexGuard<'_, Wire<I>> {
+    // Nothing that panics leaves it half changed.
+    wire.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
+    pub(super) fn new(io: I, most: Most) -> Self {
+        Self {
+            io,
+            input: BytesMut::new(),
+            searched: 0,
+            read_bytes: READ_BYTES.0,
+            most,
+            body: Remaining::NOTHING,
+            expects_continue: false,
+            unfit: None,
+            watcher: None,
+            output: Pieces::default(),
+        }
+    }
+
+    /// The next head; `None` when the caller has closed.
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Result<Head, Unfit>>>> {
+        loop {
+            match head::take(&mut self.input, &mut self.searched, self.most) {
+                Ok(Some(head)) => {
+                    (self.body, self.expects_continue) = (head.body, head.expects_continue);
+                    return Poll::Ready(Ok(Some(Ok(head))));
+                }
+                Ok(None) => {}
+                Err(unfit) => return Poll::Ready(Ok(Some(Err(unfit)))),
+            }
+            if ready!(self.poll_read(cx))? == 0 {
+                return Poll::Ready(Ok(None));
+            }
+        }
+    }
+
+    /// Whether the head of a request has begun to come.
+    pub(super) fn is_in_head(&self) -> bool {
+        head::has_begun(&self.input)
+    }
+
+    /// The next piece of the request's body, which is asked for where the caller waits for that.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if std::mem::take(&mut self.expects_continue) && !self.body.is_nothing() {
+            self.output.before.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            // What cannot be written now leaves with the answer.
+            let _ = self.poll_flush(cx);
+        }
+        loop {
+            let taken = self.body.take(&mut self.input, self.most.bytes);
+            if self.body.is_nothing() {
+                self.watcher.take().inspect(Waker::wake_by_ref);
+            }
+            match taken {
+                Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Ok(None) if self.body.is_nothing() => return Poll::Ready(None),
+                Ok(None) => {}
+                Err(malformed) => {
+                    self.unfit = Some(malformed.into());
+                    return Poll::Ready(Some(Err(BodyError::Aborted)));
+                }
+            }
+            if !matches!(ready!(self.poll_read(cx)), Ok(1..)) {
+                return Poll::Ready(Some(Err(BodyError::Aborted)));
+            }
+        }
+    }
+
+    /// Ready when the caller has gone, for whoever waits for something else. Sees no further than to the next request.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.body.is_nothing() {
+            // Whoever reads the body will see it.
+            if !self.watcher.as_ref().is_some_and(|watcher| watcher.will_wake(cx.waker())) {
+                self.watcher = Some(cx.waker().clone());
+            }
+            return Poll::Pending;
+        }
+        if !self.input.is_empty() {
+            return Poll::Pending;
+        }
+        match ready!(self.poll_read(cx)) {
+            Ok(1..) => Poll::Pending,
+            Ok(0) | Err(_) => Poll::Ready(()),
+        }
+    }
+
+    /// After the answer: whether the request's body is over, with what has come of it.
+    pub(super) fn is_body_over(&mut self, cx: &mut Context<'_>) -> bool {
+        // It is not asked for any more.
+        self.expects_continue = false;
+        let mut most = READ_BYTES.1;
+        while let Poll::Ready(Some(Ok(frame))) = self.poll_body(cx) {
+            let Some(left) = most.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { break };
+            most = left;
+        }
+        self.body.is_nothing()
+    }
+
+    /// What was wrong with the body of a request.
+    pub(super) fn unfit(&self) -> Option<Unfit> {
+        self.unfit
+    }
+
+    /// Where to put what goes out.
+    pub(super) fn output(&mut self) -> &mut Pieces {
+        &mut self.output
+    }
+
+    /// Until what was put into the output is on its way.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.output.poll_write(cx, Pin::new(&mut self.io)))?;
+        if self.output.before.capacity() > KEPT_BYTES {
+            self.output.before = Vec::new();
+        }
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    /// Reads bytes that nobody wants, until the caller has closed; at most so many.
+    pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>, most: &mut usize) -> Poll<()> {
+        loop {
+            self.input.clear();
+            match ready!(self.poll_read(cx)) {
+                Ok(bytes @ 1..) if bytes < *most => *most -= bytes,
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Lets go of what one request made large.
+    pub(super) fn shrink(&mut self) {
+        self.read_bytes = READ_BYTES.0;
+        if self.input.is_empty() && self.input.capacity() > KEPT_BYTES {
+            self.input = BytesMut::new();
+        }
+    }
+
+    /// Lets go of all buffers, until something comes.
+    pub(super) fn rest(&mut self) {
+        if self.input.is_empty() {
+            (self.input, self.read_bytes) = (BytesMut::new(), 0);
+            self.output.before = Vec::new();
+        }
+    }
+
+    /// Gives 0 when the caller has closed.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.read_bytes == 0 {
+            let mut probe = [0; PROBE_BYTES];
+            let mut probe = ReadBuf::new(&mut probe);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut probe))?;
+            self.input.extend_from_slice(probe.filled());
+            self.read_bytes = READ_BYTES.0;
+            return Poll::Ready(Ok(probe.filled().len()));
+        }
+        if self.input.capacity() - self.input.len() < ROOM.max(self.read_bytes / 2) {
+            self.input.reserve(self.read_bytes);
+        }
+        let room = self.input.capacity() - self.input.len();
+        let bytes = ready!(pin!(self.io.read_buf(&mut self.input)).poll(cx))?;
+        if bytes == room {
+            self.read_bytes = (self.read_bytes * 2).min(READ_BYTES.1);
+        }
+        Poll::Ready(Ok(bytes))
+    }
+}
+
+/// The body of a request.
+pub(super) struct RequestBody<I>(pub(super) Shared<I>);
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Body for RequestBody<I> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        lock(&self.0).poll_body(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        lock(&self.0).body.is_nothing()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        lock(&self.0).body.size_hint()
+    }
+}
+
+/// The bytes of both directions, after a switch of protocols.
+pub(super) struct Switched<I>(pub(super) Shared<I>);
+
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Switched<I> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let wire = &mut *lock(&self.0);
+        if wire.input.is_empty() {
+            return Pin::new(&mut wire.io).poll_read(cx, buffer);
+        }
+        // Came together with the head.
+        let bytes = wire.input.len().min(buffer.remaining());
+        buffer.put_slice(&wire.input.split_to(bytes));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Switched<I> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut lock(&self.0).io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut lock(&self.0).io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut lock(&self.0).io).poll_shutdown(cx)
+    }
+}
