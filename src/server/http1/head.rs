@@ -2,17 +2,13 @@
 //! different requests is refused: a line that ends in LF alone, a `#` in the target, `Content-Length` beside
 //! `Transfer-Encoding`, either of them twice. What passes has one framing, which is how the next head is found.
 
-use std::mem::MaybeUninit;
-
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode, Uri, Version};
 
 use crate::net::headers::is_token_of;
-use crate::net::http1::{Malformed, Remaining, end_of_fields, field_of, number};
+use crate::net::http1::{Malformed, Remaining, end_of_fields, number};
 
-/// Fields that are parsed without an allocation.
-const FEW: usize = 128;
 /// Longest target.
 const TARGET_BYTES: usize = 65_534;
 /// Longest `Content-Length` in digits; one more may not fit into 64 bits.
@@ -110,38 +106,20 @@ pub(super) fn take(input: &mut BytesMut, searched: &mut usize, most: Most) -> Re
     end.map(|end| parse(&input.split_to(end).freeze(), most)).transpose()
 }
 
+/// A head whose lines each end in CRLF.
 fn parse(bytes: &Bytes, most: Most) -> Result<Head, Unfit> {
-    let mut few = [const { MaybeUninit::uninit() }; FEW];
-    let mut many = Vec::new();
-    let fields = match few.get_mut(..most.fields) {
-        Some(few) => few,
-        None => {
-            many.resize_with(most.fields, MaybeUninit::uninit);
-            &mut many[..]
-        }
-    };
-    let mut parsed = httparse::Request::new(&mut []);
-    match httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, bytes, fields) {
-        Ok(httparse::Status::Complete(end)) if end == bytes.len() => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(Unfit::FieldCount),
-        _ => return Err(Unfit::Syntax),
+    // But for the request line and the empty one.
+    let fields = memchr::memchr_iter(b'\n', bytes).count().saturating_sub(2);
+    if fields > most.fields {
+        return Err(Unfit::FieldCount);
     }
-    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
-        return Err(Unfit::Syntax);
-    };
-    if memchr::memchr(b'#', target.as_bytes()).is_some() {
-        return Err(Unfit::Fragment);
-    }
-    if target.len() > TARGET_BYTES {
-        return Err(Unfit::TargetBytes);
-    }
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_| Unfit::Syntax)?;
-    let uri = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes())).map_err(|_| Unfit::Syntax)?;
-    let version = if version == 1 { Version::HTTP_11 } else { Version::HTTP_10 };
+    let mut rest = &bytes[..];
+    let (method, uri, version) = request_line(bytes, take_line(&mut rest))?;
+    let is_http11 = version == Version::HTTP_11;
     let mut said = Said::default();
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
-    for field in &*parsed.headers {
-        let (name, value) = field_of(bytes, field).ok_or(Unfit::Syntax)?;
+    let mut headers = HeaderMap::with_capacity(fields);
+    for _ in 0..fields {
+        let (name, value) = field(bytes, take_line(&mut rest)).ok_or(Unfit::Syntax)?;
         match name {
             header::CONTENT_LENGTH => said.length(&value)?,
             header::TRANSFER_ENCODING => said.coding(&value)?,
@@ -156,7 +134,6 @@ fn parse(bytes: &Bytes, most: Most) -> Result<Head, Unfit> {
         }
         headers.append(name, value);
     }
-    let is_http11 = version == Version::HTTP_11;
     if said.chunked && !is_http11 {
         return Err(Unfit::Syntax);
     }
@@ -178,6 +155,52 @@ fn parse(bytes: &Bytes, most: Most) -> Result<Head, Unfit> {
         expects_continue: is_http11 && said.expects_continue,
         names_upgrade: is_http11 && said.upgrade,
     })
+}
+
+/// The next line without its end.
+fn take_line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
+    let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
+    let (line, after) = rest.split_at(end);
+    *rest = after;
+    line.strip_suffix(b"\r\n").unwrap_or(line)
+}
+
+/// RFC 9112 section 3: with one space in each place.
+fn request_line(bytes: &Bytes, line: &[u8]) -> Result<(Method, Uri, Version), Unfit> {
+    let mut spaces = memchr::memchr_iter(b' ', line);
+    let (Some(first), Some(second), None) = (spaces.next(), spaces.next(), spaces.next()) else {
+        return Err(Unfit::Syntax);
+    };
+    let version = match &line[second + 1..] {
+        b"HTTP/1.1" => Version::HTTP_11,
+        b"HTTP/1.0" => Version::HTTP_10,
+        _ => return Err(Unfit::Syntax),
+    };
+    let method = Method::from_bytes(&line[..first]).map_err(|_| Unfit::Syntax)?;
+    let target = &line[first + 1..second];
+    if memchr::memchr(b'#', target).is_some() {
+        return Err(Unfit::Fragment);
+    }
+    if target.len() > TARGET_BYTES {
+        return Err(Unfit::TargetBytes);
+    }
+    let uri = Uri::from_maybe_shared(bytes.slice_ref(target)).map_err(|_| Unfit::Syntax)?;
+    Ok((method, uri, version))
+}
+
+/// RFC 9112 section 5: no space before the colon, and no line that goes on with another. Names and values are judged by
+/// their types, which take all that a name or a value may have; a quote is no character of a name.
+fn field(bytes: &Bytes, line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = line.split_at_checked(memchr::memchr(b':', line)?)?;
+    if memchr::memchr(b'"', name).is_some() {
+        return None;
+    }
+    let mut value = value.get(1..)?;
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    let name = HeaderName::from_bytes(name).ok()?;
+    Some((name, HeaderValue::from_maybe_shared(bytes.slice_ref(value)).ok()?))
 }
 
 /// What the fields of a head say of its framing and its connection, so far.

@@ -94,6 +94,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             let _ = self.poll_flush(cx);
         }
         loop {
+            if self.unfit.is_some() {
+                return Poll::Ready(Some(Err(BodyError::Aborted)));
+            }
             let taken = self.body.take(&mut self.input, self.most.bytes);
             if self.body.is_nothing() {
                 self.watcher.take().inspect(Waker::wake_by_ref);
@@ -102,9 +105,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
                 Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
                 Ok(None) if self.body.is_nothing() => return Poll::Ready(None),
                 Ok(None) => {}
+                // Nothing that follows has a meaning.
                 Err(malformed) => {
                     self.unfit = Some(malformed.into());
-                    return Poll::Ready(Some(Err(BodyError::Aborted)));
+                    continue;
                 }
             }
             if !matches!(ready!(self.poll_read(cx)), Ok(1..)) {
@@ -140,7 +144,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             let Some(left) = most.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { break };
             most = left;
         }
-        self.body.is_nothing()
+        self.unfit.is_none() && self.body.is_nothing()
     }
 
     /// What was wrong with the body of a request.
