@@ -1,6 +1,50 @@
-//! Header fields that belong to one hop (RFC 9110 section 7.6.1) and must not travel further.
+//! Header fields that belong to one hop (RFC 9110 section 7.6.1) and must not travel further, and a list of those that do.
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+/// Fields in the order in which they are sent. They are few: a look at each costs less than a table of their names.
+#[derive(Clone, Debug, Default)]
+pub struct Fields(Vec<(HeaderName, HeaderValue)>);
+
+impl Fields {
+    pub fn with_capacity(fields: usize) -> Self {
+        Self(Vec::with_capacity(fields))
+    }
+
+    /// Adds a line, whether or not there is one of that name.
+    pub fn push(&mut self, name: HeaderName, value: HeaderValue) {
+        self.0.push((name, value));
+    }
+
+    /// Adds another line of the field that came last.
+    pub fn push_alike(&mut self, value: HeaderValue) {
+        if let Some((name, _)) = self.0.last() {
+            self.0.push((name.clone(), value));
+        }
+    }
+
+    /// In place of every line of that name.
+    pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
+        self.remove(&name);
+        self.push(name, value);
+    }
+
+    pub fn remove(&mut self, name: &HeaderName) {
+        self.retain(|own| own != name);
+    }
+
+    pub fn retain(&mut self, wanted: impl Fn(&HeaderName) -> bool) {
+        self.0.retain(|(name, _)| wanted(name));
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
+        self.0.iter()
+    }
+
+    pub fn get_all(&self, name: &HeaderName) -> impl Iterator<Item = &HeaderValue> {
+        self.0.iter().filter(move |(own, _)| own == name).map(|(_, value)| value)
+    }
+}
 
 /// Whether `name` is of one hop alone, whatever `Connection` says. Asked of every field, so compared as text: that costs a
 /// look at the length for nearly all of them.
@@ -29,33 +73,32 @@ pub fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> b
     }
 }
 
-/// Removes what `Connection` names and the fields of the hop. What frames the message, names its host or authorizes it
-/// stays: a caller must not be able to take that away.
+/// What `Connection` takes away beside the fields of the hop. What frames the message, names its host or authorizes it stays:
+/// a caller must not be able to take that away.
+pub fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let lines = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    lines
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        // Named by nearly everybody, and gone in any case.
+        .filter(|name| !name.eq_ignore_ascii_case("keep-alive"))
+        .filter_map(|name| name.parse().ok())
+        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH && *name != header::AUTHORIZATION)
+        .collect()
+}
+
+/// Removes what `Connection` names and the fields of the hop.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .map(str::trim)
-            // Named by nearly everybody, and gone in any case.
-            .filter(|name| !name.eq_ignore_ascii_case("keep-alive"))
-            .filter_map(|name| name.parse().ok())
-            .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH && *name != header::AUTHORIZATION)
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
+    for name in named_by_connection(headers) {
+        headers.remove(name);
     }
     remove_where(headers, is_hop_by_hop);
 }
 
-/// Whether one of the comma-separated tokens of `name` is `token`, without regard to case.
-pub fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
-    headers
-        .get_all(name)
-        .iter()
+/// Whether one of the comma-separated tokens of a field's lines is `token`, without regard to case.
+pub fn has_token<'a>(lines: impl IntoIterator<Item = &'a HeaderValue>, token: &str) -> bool {
+    lines
+        .into_iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|part| part.trim().eq_ignore_ascii_case(token))
