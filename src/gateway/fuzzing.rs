@@ -7,7 +7,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request};
 use serde_json::Value;
 
-use super::head::{self, Activity, Connection};
+use super::head::{self, Activity, Connection, Noted};
 use super::plan::{Forward, HostHeader, RoutePlan, Template, TemplatePart, UnderscoreHeaders, UpstreamAuthorization};
 use super::route::Route;
 use super::transform::{self, Inbound, Managed, UpgradeWanted, fill};
@@ -107,8 +107,9 @@ pub fn request(data: &[u8]) {
 /// The request as an upstream gets it, on the way that traffic takes.
 fn forwarded(parts: &http::request::Parts, token: Option<&Arc<VerifiedToken>>) -> Option<Head> {
     let path = head::path(parts).ok()?;
-    let _host = head::host(parts).ok()?;
-    head::single_authorization(&parts.headers).ok()?;
+    let noted = Noted::of(&parts.headers);
+    let _host = noted.host(parts).ok()?;
+    noted.authorization().ok()?;
     let condition = match token {
         Some(_) => Condition::Token(Requirements::default()),
         None => Condition::Public,

@@ -384,14 +384,20 @@ fn push_claim(text: &mut String, claim: &Value) -> Option<bool> {
 
 /// An answer's head on its way to the caller.
 pub(super) fn response_head(forward: &Forward, headers: &mut HeaderMap) {
-    let trailer = headers.get(header::TRAILER).cloned();
-    remove_hop_by_hop(headers);
-    // Trailers themselves travel on, so their announcement does.
-    if let Some(trailer) = trailer {
-        headers.insert(header::TRAILER, trailer);
+    // Of an HTTP/1 answer nothing of the hop is left, and few set cookies.
+    let (mut of_hop, mut cookies) = (false, false);
+    for name in headers.keys() {
+        cookies |= *name == header::SET_COOKIE;
+        of_hop |= *name != header::TRAILER && is_hop_by_hop(name);
+    }
+    if of_hop {
+        // Trailers themselves travel on, so their announcement does.
+        let trailer = headers.get(header::TRAILER).cloned();
+        remove_hop_by_hop(headers);
+        headers.extend(trailer.map(|trailer| (header::TRAILER, trailer)));
     }
     let sets_own = |value: &HeaderValue| is_own_cookie(value.as_bytes());
-    if headers.get_all(header::SET_COOKIE).iter().any(sets_own) {
+    if cookies && headers.get_all(header::SET_COOKIE).iter().any(sets_own) {
         let kept: Vec<HeaderValue> =
             headers.get_all(header::SET_COOKIE).iter().filter(|v| !sets_own(v)).cloned().collect();
         headers.remove(header::SET_COOKIE);

@@ -117,14 +117,16 @@ pub fn rewrite(
     let element = element(peer, peer_text, host.as_ref(), origin.https);
     append(fields, X_FORWARDED_FOR, peer_text.clone());
     append(fields, FORWARDED, element);
-    fields.set(X_FORWARDED_PROTO, HeaderValue::from_static(if origin.https { "https" } else { "http" }));
+    // Of a stranger nothing is left that could be in the way.
+    let put = if origin.trusted { Fields::set } else { Fields::push };
+    put(fields, X_FORWARDED_PROTO, HeaderValue::from_static(if origin.https { "https" } else { "http" }));
     if let Some(host) = host {
-        fields.set(X_FORWARDED_HOST, host);
+        put(fields, X_FORWARDED_HOST, host);
     }
     let other = |client: IpAddr| HeaderValue::from_str(&client.to_string()).ok();
     let client = if origin.client == peer { Some(peer_text.clone()) } else { other(origin.client) };
     if let Some(client) = client {
-        fields.set(X_REAL_IP, client);
+        put(fields, X_REAL_IP, client);
     }
 }
 
@@ -164,18 +166,19 @@ fn append(fields: &mut Fields, name: HeaderName, last: HeaderValue) {
 fn element(peer: IpAddr, peer_text: &HeaderValue, host: Option<&HeaderValue>, https: bool) -> HeaderValue {
     let host = host.filter(|host| is_host(host)).map(HeaderValue::as_bytes);
     let mut text = Vec::with_capacity(64 + host.map_or(0, <[u8]>::len));
-    let mut push = |parts: [&[u8]; 3]| parts.into_iter().for_each(|part| text.extend_from_slice(part));
-    match peer {
-        IpAddr::V4(_) => push([b"for=", peer_text.as_bytes(), b""]),
-        IpAddr::V6(_) => push([b"for=\"[", peer_text.as_bytes(), b"]\""]),
-    }
-    match host {
+    let (before, after): (&[u8], &[u8]) = if peer.is_ipv4() { (b"for=", b"") } else { (b"for=\"[", b"]\"") };
+    text.extend_from_slice(before);
+    text.extend_from_slice(peer_text.as_bytes());
+    text.extend_from_slice(after);
+    if let Some(host) = host {
         // A host with a port or brackets is no token and must be quoted.
-        Some(host) if host.iter().any(|byte| b":[".contains(byte)) => push([b";host=\"", host, b"\""]),
-        Some(host) => push([b";host=", host, b""]),
-        None => {}
+        let quote: &[u8] = if host.iter().any(|byte| b":[".contains(byte)) { b"\"" } else { b"" };
+        text.extend_from_slice(b";host=");
+        text.extend_from_slice(quote);
+        text.extend_from_slice(host);
+        text.extend_from_slice(quote);
     }
-    push([b";proto=", if https { b"https" } else { b"http" }, b""]);
+    text.extend_from_slice(if https { &b";proto=https"[..] } else { b";proto=http" });
     HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("for=unknown"))
 }
 

@@ -73,18 +73,27 @@ pub fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> b
     }
 }
 
-/// What `Connection` takes away beside the fields of the hop. What frames the message, names its host or authorizes it stays:
-/// a caller must not be able to take that away.
+/// The options that a line of `Connection` names.
+pub fn connection_options(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    let line = line.to_str().ok().into_iter();
+    line.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+}
+
+/// The field that an option of `Connection` takes away beside those of the hop. What frames the message, names its host or
+/// authorizes it stays: a caller must not be able to take that away.
+pub fn named_by(option: &[u8]) -> Option<HeaderName> {
+    // Said by nearly everybody, and no names of fields that could be left.
+    if option.eq_ignore_ascii_case(b"keep-alive") || option.eq_ignore_ascii_case(b"close") {
+        return None;
+    }
+    let name = HeaderName::from_bytes(option).ok()?;
+    let stays = [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION].contains(&name);
+    (!stays).then_some(name)
+}
+
+/// The fields that `Connection` takes away beside those of the hop.
 pub fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    let lines = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    lines
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        // Named by nearly everybody, and gone in any case.
-        .filter(|name| !name.eq_ignore_ascii_case("keep-alive"))
-        .filter_map(|name| name.parse().ok())
-        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH && *name != header::AUTHORIZATION)
-        .collect()
+    headers.get_all(header::CONNECTION).iter().flat_map(connection_options).filter_map(named_by).collect()
 }
 
 /// Removes what `Connection` names and the fields of the hop.

@@ -68,13 +68,20 @@ fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
         address.parse::<std::net::Ipv6Addr>().ok()?;
         end
     } else {
-        let end = text.find(':').unwrap_or(text.len());
-        let name = &text[..end];
-        let fits = |label: &str| {
-            !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-        };
+        // Byte by byte: names are too short for a search to pay.
+        let end = text.bytes().position(|byte| byte == b':').unwrap_or(text.len());
+        let mut after_dot = true;
+        for byte in text.bytes().take(end) {
+            match byte {
+                b'.' if after_dot => return None,
+                b'.' => after_dot = true,
+                b'-' | b'_' => after_dot = false,
+                _ if byte.is_ascii_alphanumeric() => after_dot = false,
+                _ => return None,
+            }
+        }
         // The last dot is the root's.
-        if !name.strip_suffix('.').unwrap_or(name).split('.').all(fits) {
+        if end == 0 {
             return None;
         }
         end
@@ -311,8 +318,8 @@ impl<T> Table<T> {
     fn descend(&self, at: NodeId, left: Option<&str>) -> Option<ValueId> {
         let node = &self.nodes[at];
         let Some(left) = left else { return node.here.or(node.rest) };
-        let (segment, after) = match left.split_once('/') {
-            Some((segment, after)) => (segment, Some(after)),
+        let (segment, after) = match memchr::memchr(b'/', left.as_bytes()) {
+            Some(slash) => (&left[..slash], Some(&left[slash + 1..])),
             None => (left, None),
         };
         let literal = node.literal.get(&*decode(segment)).and_then(|&next| self.descend(next, after));

@@ -19,7 +19,7 @@ const TIME_TO_LIVE: Duration = Duration::from_secs(15 * 60);
 const HASHED_BYTES: usize = 32;
 
 #[derive(Debug)]
-pub(super) struct Cache(moka::sync::Cache<Box<str>, Entry, ByEnd>);
+pub(super) struct Cache(moka::sync::Cache<Box<[u8]>, Entry, ByEnd>);
 
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
@@ -32,7 +32,7 @@ impl Cache {
     pub(super) fn new() -> Self {
         // Claims take a few times the room of their text.
         Self(
-            moka::sync::Cache::<Box<str>, Entry>::builder()
+            moka::sync::Cache::<Box<[u8]>, Entry>::builder()
                 .max_capacity(CAPACITY_BYTES)
                 .weigher(|key, _| u32::try_from(key.len() * 4 + OVERHEAD_BYTES).unwrap_or(u32::MAX))
                 .time_to_live(TIME_TO_LIVE)
@@ -40,12 +40,12 @@ impl Cache {
         )
     }
 
-    pub(super) fn get(&self, token: &str) -> Option<Entry> {
+    pub(super) fn get(&self, token: &[u8]) -> Option<Entry> {
         self.0.get(token)
     }
 
     pub(super) fn insert(&self, text: &str, token: Arc<VerifiedToken>, keys_generation: u64) {
-        self.0.insert(text.into(), Entry { token, keys_generation });
+        self.0.insert(text.as_bytes().into(), Entry { token, keys_generation });
     }
 
     pub(super) fn entries(&self) -> u64 {
@@ -88,14 +88,14 @@ mod tests {
         let token = |text: &str| text.to_owned() + &"x".repeat(2 * HASHED_BYTES);
         let hash = |text: &str| {
             let mut hasher = EndHasher(DefaultHasher::new());
-            std::hash::Hash::hash(text, &mut hasher);
+            std::hash::Hash::hash(text.as_bytes(), &mut hasher);
             hasher.finish()
         };
         assert_eq!(hash(&token("a")), hash(&token("b")));
         assert_ne!(hash("short"), hash("shorter"));
         let cache = moka::sync::Cache::builder().build_with_hasher(ByEnd::default());
-        cache.insert(Box::<str>::from(token("a")), 1);
-        assert_eq!(cache.get(&*token("a")), Some(1));
-        assert_eq!(cache.get(&*token("b")), None);
+        cache.insert(Box::<[u8]>::from(token("a").as_bytes()), 1);
+        assert_eq!(cache.get(token("a").as_bytes()), Some(1));
+        assert_eq!(cache.get(token("b").as_bytes()), None);
     }
 }

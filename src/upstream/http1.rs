@@ -7,11 +7,11 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Method, Response, StatusCode, Version};
+use http::{Method, Response};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::answer::{self, Answer, Length};
+use super::answer::{self, Answer};
 use super::balance::Running;
 use super::{Head, Slot};
 use crate::net::body::{BodyError, RequestBody};
@@ -114,14 +114,10 @@ impl Http1 {
             return Poll::Ready(Err(failure));
         }
         loop {
-            while let Some(mut head) = answer::take_head(&mut self.input, &mut self.searched)? {
-                if head.status().is_informational() && head.status() != StatusCode::SWITCHING_PROTOCOLS {
-                    continue;
-                }
-                let length = Length::of(&mut head, method)?;
-                self.keep = length != Length::UntilClose && goes_on(&head);
-                self.answer = Answer::new(length);
-                return Poll::Ready(Ok(head));
+            if let Some(head) = answer::take_head(&mut self.input, &mut self.searched, method)? {
+                self.keep = head.goes_on;
+                self.answer = Answer::new(head.length);
+                return Poll::Ready(Ok(head.response));
             }
             if ready!(self.poll_read(cx))? == 0 {
                 // Why the request could not be sent says more than that there is no answer.
@@ -197,15 +193,6 @@ impl Http1 {
             self.read_bytes = (self.read_bytes * 2).min(READ_BYTES.1);
         }
         Poll::Ready(Ok(bytes))
-    }
-}
-
-/// Whether the server goes on with the connection after this answer (RFC 9112 section 9.3).
-fn goes_on(head: &Response<()>) -> bool {
-    let says = |token| crate::net::headers::has_token(head.headers().get_all(header::CONNECTION), token);
-    match head.version() {
-        Version::HTTP_11 => !says("close"),
-        _ => says("keep-alive"),
     }
 }
 
