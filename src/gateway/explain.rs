@@ -148,7 +148,7 @@ impl Rules {
         let upstream = &self.upstreams[plan.upstream];
         told.line(format!("upstream: {}", upstream.name));
         let dialect: Dialect = upstream.dialect;
-        route.accepts(&path, |path| dialect.refuses(path))?;
+        route.accepts(&path, dialect)?;
 
         if let Some(cors) = &plan.cors {
             let allowed = cors.allowed(&parts.headers);

@@ -217,7 +217,7 @@ impl Worker {
         if !route.plan.addresses.admit(origin.client) {
             return Err(Reject::Address);
         }
-        route.accepts(&path, |path| self.pools.upstream(route.plan.upstream).dialect().refuses(path))?;
+        route.accepts(&path, self.pools.upstream(route.plan.upstream).dialect())?;
 
         if let Some(cors) = &route.plan.cors
             && let Some(preflight) = Preflight::of(&parts)

@@ -15,7 +15,7 @@ use super::route::Route;
 use crate::authorization_server;
 use crate::net::body::{BodyOutcome, RequestBody};
 use crate::net::forwarded::{self, Origin};
-use crate::net::headers::{Fields, has_token, is_hop_by_hop, named_by_connection, remove_hop_by_hop};
+use crate::net::headers::{Fields, connection_lines, has_token, is_hop_by_hop, named_by_connection, remove_hop_by_hop};
 use crate::net::trace_context::{TRACEPARENT, TraceParent};
 use crate::policy::Permit;
 use crate::routing::path::CanonicalPath;
@@ -36,6 +36,19 @@ const ALWAYS_MANAGED: [&str; 8] = [
     "x-method-override",
 ];
 const MANAGED_PREFIX: &str = "x-auth-request-";
+
+/// The bytes of names that nobody takes for another.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < plain.len() {
+        #[expect(clippy::cast_possible_truncation, reason = "it is less than 256")]
+        let is_plain = matches!(byte as u8, b'a'..=b'z' | b'0'..=b'9' | b'-');
+        plain[byte] = is_plain;
+        byte += 1;
+    }
+    plain
+};
 
 /// The header names that no caller may send, on any route. Sorted by length, which tells most names apart.
 #[derive(Debug)]
@@ -59,7 +72,7 @@ impl Managed {
     /// same with `-`.
     fn refuses(&self, name: &str, underscore: UnderscoreHeaders) -> bool {
         // In lower case, whatever the caller wrote.
-        if name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')) {
+        if name.bytes().all(|byte| PLAIN[usize::from(byte)]) {
             return self.contains(name);
         }
         // A quote is no character of a name, though the library lets it through in HTTP/2.
@@ -94,7 +107,7 @@ impl UpgradeWanted {
             let by_connect = protocol.as_str().eq_ignore_ascii_case("websocket");
             return by_connect.then_some(Self { protocol: HeaderValue::from_static("websocket"), by_connect });
         }
-        if parts.version != Version::HTTP_11 || !has_token(parts.headers.get_all(header::CONNECTION), "upgrade") {
+        if parts.version != Version::HTTP_11 || !has_token(connection_lines(&parts.headers), "upgrade") {
             return None;
         }
         let mut named = parts.headers.get_all(header::UPGRADE).iter();

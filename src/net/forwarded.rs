@@ -112,21 +112,22 @@ pub fn rewrite(
     } else {
         fields.retain(|name| !is_forwarding(name));
     }
-    let told = fields.get_all(&X_FORWARDED_HOST).next().filter(|host| origin.trusted && is_host(host));
-    let host = told.or(host).cloned();
+    // Of a stranger nothing is left to be added to or replaced.
+    type Put = fn(&mut Fields, HeaderName, HeaderValue);
+    let (add, set): (Put, Put) = if origin.trusted { (append, Fields::set) } else { (Fields::push, Fields::push) };
+    let told = if origin.trusted { fields.get_all(&X_FORWARDED_HOST).next() } else { None };
+    let host = told.filter(|host| is_host(host)).or(host).cloned();
     let element = element(peer, peer_text, host.as_ref(), origin.https);
-    append(fields, X_FORWARDED_FOR, peer_text.clone());
-    append(fields, FORWARDED, element);
-    // Of a stranger nothing is left that could be in the way.
-    let put = if origin.trusted { Fields::set } else { Fields::push };
-    put(fields, X_FORWARDED_PROTO, HeaderValue::from_static(if origin.https { "https" } else { "http" }));
+    add(fields, X_FORWARDED_FOR, peer_text.clone());
+    add(fields, FORWARDED, element);
+    set(fields, X_FORWARDED_PROTO, HeaderValue::from_static(if origin.https { "https" } else { "http" }));
     if let Some(host) = host {
-        put(fields, X_FORWARDED_HOST, host);
+        set(fields, X_FORWARDED_HOST, host);
     }
     let other = |client: IpAddr| HeaderValue::from_str(&client.to_string()).ok();
     let client = if origin.client == peer { Some(peer_text.clone()) } else { other(origin.client) };
     if let Some(client) = client {
-        put(fields, X_REAL_IP, client);
+        set(fields, X_REAL_IP, client);
     }
 }
 
@@ -164,22 +165,26 @@ fn append(fields: &mut Fields, name: HeaderName, last: HeaderValue) {
 
 /// Written for every request: put together from parts, not by a general formatter.
 fn element(peer: IpAddr, peer_text: &HeaderValue, host: Option<&HeaderValue>, https: bool) -> HeaderValue {
+    let (before, after) = if peer.is_ipv4() { ("for=", "") } else { ("for=\"[", "]\"") };
     let host = host.filter(|host| is_host(host)).map(HeaderValue::as_bytes);
-    let mut text = Vec::with_capacity(64 + host.map_or(0, <[u8]>::len));
-    let (before, after): (&[u8], &[u8]) = if peer.is_ipv4() { (b"for=", b"") } else { (b"for=\"[", b"]\"") };
-    text.extend_from_slice(before);
-    text.extend_from_slice(peer_text.as_bytes());
-    text.extend_from_slice(after);
-    if let Some(host) = host {
-        // A host with a port or brackets is no token and must be quoted.
-        let quote: &[u8] = if host.iter().any(|byte| b":[".contains(byte)) { b"\"" } else { b"" };
-        text.extend_from_slice(b";host=");
-        text.extend_from_slice(quote);
-        text.extend_from_slice(host);
-        text.extend_from_slice(quote);
-    }
-    text.extend_from_slice(if https { &b";proto=https"[..] } else { b";proto=http" });
-    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("for=unknown"))
+    // A host with a port or brackets is no token and must be quoted.
+    let (host_is, quote) = match host {
+        Some(host) if host.iter().any(|byte| matches!(byte, b':' | b'[')) => (";host=", "\""),
+        Some(_) => (";host=", ""),
+        None => ("", ""),
+    };
+    let proto = if https { ";proto=https" } else { ";proto=http" };
+    let parts = [
+        before.as_bytes(),
+        peer_text.as_bytes(),
+        after.as_bytes(),
+        host_is.as_bytes(),
+        quote.as_bytes(),
+        host.unwrap_or_default(),
+        quote.as_bytes(),
+        proto.as_bytes(),
+    ];
+    HeaderValue::from_maybe_shared(Bytes::from(parts.concat())).unwrap_or(HeaderValue::from_static("for=unknown"))
 }
 
 /// An address as `Forwarded` writes it.

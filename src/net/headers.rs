@@ -73,6 +73,12 @@ pub fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> b
     }
 }
 
+/// The lines of `Connection`. One look at each name tells for less than a search that few requests have it.
+pub fn connection_lines(headers: &HeaderMap) -> impl Iterator<Item = &HeaderValue> {
+    let lines = headers.keys().any(|name| *name == header::CONNECTION).then(|| headers.get_all(header::CONNECTION));
+    lines.into_iter().flatten()
+}
+
 /// The options that a line of `Connection` names.
 pub fn connection_options(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     let line = line.to_str().ok().into_iter();
@@ -93,7 +99,7 @@ pub fn named_by(option: &[u8]) -> Option<HeaderName> {
 
 /// The fields that `Connection` takes away beside those of the hop.
 pub fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    headers.get_all(header::CONNECTION).iter().flat_map(connection_options).filter_map(named_by).collect()
+    connection_lines(headers).flat_map(connection_options).filter_map(named_by).collect()
 }
 
 /// Removes what `Connection` names and the fields of the hop.

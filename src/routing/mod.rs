@@ -69,10 +69,14 @@ fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
         end
     } else {
         // Byte by byte: names are too short for a search to pay.
-        let end = text.bytes().position(|byte| byte == b':').unwrap_or(text.len());
+        let mut end = text.len();
         let mut after_dot = true;
-        for byte in text.bytes().take(end) {
+        for (at, byte) in text.bytes().enumerate() {
             match byte {
+                b':' => {
+                    end = at;
+                    break;
+                }
                 b'.' if after_dot => return None,
                 b'.' => after_dot = true,
                 b'-' | b'_' => after_dot = false,
@@ -304,7 +308,8 @@ impl<T> Table<T> {
         let hosts = self.listeners.get(listener)?;
         let path = path.as_str().strip_prefix('/')?;
         let wildcard = || {
-            host.split_once('.').filter(|(label, _)| !label.is_empty()).and_then(|(_, name)| hosts.wildcard.get(name))
+            let named = if hosts.wildcard.is_empty() { None } else { host.split_once('.') };
+            named.filter(|(label, _)| !label.is_empty()).and_then(|(_, name)| hosts.wildcard.get(name))
         };
         let value = None
             .or_else(|| self.descend(*hosts.exact.get(host)?, Some(path)))
@@ -322,9 +327,11 @@ impl<T> Table<T> {
             Some(slash) => (&left[..slash], Some(&left[slash + 1..])),
             None => (left, None),
         };
-        let literal = node.literal.get(&*decode(segment)).and_then(|&next| self.descend(next, after));
-        if literal.is_some() {
-            return literal;
+        if !node.literal.is_empty()
+            && let Some(&next) = node.literal.get(&*decode(segment))
+            && let found @ Some(_) = self.descend(next, after)
+        {
+            return found;
         }
         let any = node.any.filter(|_| !segment.is_empty()).and_then(|next| self.descend(next, after));
         any.or(node.rest)

@@ -183,6 +183,9 @@ fn name_and_value(bytes: &Bytes, field: &httparse::Header<'_>) -> io::Result<(He
 
 /// Takes a head or trailers with the empty line that ends them.
 fn take_fields(input: &mut BytesMut, searched: &mut usize) -> io::Result<Option<Bytes>> {
+    if input.len() == *searched {
+        return Ok(None);
+    }
     // The last line may have come without what follows it.
     let from = searched.saturating_sub(2);
     let end = memchr::memchr_iter(b'\n', &input[from..]).find_map(|at| match &input[from + at + 1..] {
