@@ -492,7 +492,13 @@ fn redirect(public_url: &BaseUrl, parts: &Parts) -> Result<Response<Bytes>, Reje
 }
 
 fn refusal(denied: &Denied<'_>, route: &Route) -> Reject {
-    let scope = |entry: &policy::Entry| entry.scopes().collect::<Vec<_>>().join(" ");
+    let scope = |entry: &policy::Entry| {
+        let mut text = String::with_capacity(64);
+        for scope in entry.scopes() {
+            text.extend([if text.is_empty() { "" } else { " " }, scope]);
+        }
+        text
+    };
     match denied {
         Denied::Method => Reject::Method { allow: route.allow.clone() },
         Denied::Unauthenticated(entry) => Reject::Unauthenticated { scope: scope(entry) },

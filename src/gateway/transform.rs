@@ -1,7 +1,7 @@
 //! What changes in a request on its way to the upstream and in an answer on its way back. What the caller must not say is
 //! gone before what the gateway says is set; identity comes from the permit alone.
 
-use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -50,22 +50,24 @@ const PLAIN: [bool; 256] = {
     plain
 };
 
-/// The header names that no caller may send, on any route. Sorted by length, which tells most names apart.
+/// The header names that no caller may send, on any route: by their length, which tells nearly all others apart.
 #[derive(Debug)]
-pub(super) struct Managed(Vec<Box<str>>);
+pub(super) struct Managed(Vec<Vec<Box<str>>>);
 
 impl Managed {
     /// The fixed ones and those that some route sets.
     pub(super) fn new<'a>(forwards: impl Iterator<Item = &'a Forward>) -> Self {
         let set_by_routes = forwards.flat_map(|forward| forward.headers.iter().map(|(name, _)| name.as_str()));
-        let mut names: Vec<Box<str>> = ALWAYS_MANAGED.into_iter().chain(set_by_routes).map(Box::from).collect();
-        names.sort_unstable_by(|one, other| by_length(one, other));
-        names.dedup();
-        Self(names)
+        let names: BTreeSet<&str> = ALWAYS_MANAGED.into_iter().chain(set_by_routes).collect();
+        let longest = names.iter().map(|name| name.len()).max().unwrap_or_default();
+        let mut by_length = vec![Vec::new(); longest + 1];
+        names.into_iter().for_each(|name| by_length[name.len()].push(name.into()));
+        Self(by_length)
     }
 
     fn contains(&self, name: &str) -> bool {
-        name.starts_with(MANAGED_PREFIX) || self.0.binary_search_by(|managed| by_length(managed, name)).is_ok()
+        let is_one = || self.0.get(name.len()).is_some_and(|names| names.iter().any(|managed| **managed == *name));
+        name.starts_with(MANAGED_PREFIX) || is_one()
     }
 
     /// Whether no caller may say it: managed names, and those with `_`, which servers behind CGI-like interfaces take for the
@@ -87,10 +89,6 @@ impl Managed {
     }
 }
 
-fn by_length(one: &str, other: &str) -> Ordering {
-    one.len().cmp(&other.len()).then_with(|| one.cmp(other))
-}
-
 /// A switch of protocols that the caller asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct UpgradeWanted {
@@ -107,7 +105,11 @@ impl UpgradeWanted {
             let by_connect = protocol.as_str().eq_ignore_ascii_case("websocket");
             return by_connect.then_some(Self { protocol: HeaderValue::from_static("websocket"), by_connect });
         }
-        if parts.version != Version::HTTP_11 || !has_token(connection_lines(&parts.headers), "upgrade") {
+        // Few have the field, which one look at each name tells for less than a search.
+        if parts.version != Version::HTTP_11
+            || !parts.headers.keys().any(|name| *name == header::UPGRADE)
+            || !has_token(connection_lines(&parts.headers), "upgrade")
+        {
             return None;
         }
         let mut named = parts.headers.get_all(header::UPGRADE).iter();

@@ -88,8 +88,7 @@ pub fn connection_options(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 /// The field that an option of `Connection` takes away beside those of the hop. What frames the message, names its host or
 /// authorizes it stays: a caller must not be able to take that away.
 pub fn named_by(option: &[u8]) -> Option<HeaderName> {
-    // Said by nearly everybody, and no names of fields that could be left.
-    if option.eq_ignore_ascii_case(b"keep-alive") || option.eq_ignore_ascii_case(b"close") {
+    if is_usual(option) {
         return None;
     }
     let name = HeaderName::from_bytes(option).ok()?;
@@ -97,9 +96,15 @@ pub fn named_by(option: &[u8]) -> Option<HeaderName> {
     (!stays).then_some(name)
 }
 
+/// Whether an option is what nearly everybody says: no name of a field that could be left.
+fn is_usual(option: &[u8]) -> bool {
+    option.eq_ignore_ascii_case(b"keep-alive") || option.eq_ignore_ascii_case(b"close")
+}
+
 /// The fields that `Connection` takes away beside those of the hop.
 pub fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    connection_lines(headers).flat_map(connection_options).filter_map(named_by).collect()
+    let lines = connection_lines(headers).filter(|line| !is_usual(line.as_bytes()));
+    lines.flat_map(connection_options).filter_map(named_by).collect()
 }
 
 /// Removes what `Connection` names and the fields of the hop.
