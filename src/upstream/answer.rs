@@ -325,3 +325,32 @@ fn data(input: &mut BytesMut, bytes: usize) -> Frame<Bytes> {
 fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_of_the_hop_ends_with_it() {
+        let hop =
+            "Connection: X-Hop, Trailer, Content-Length\r\nX-Hop: a\r\nKeep-Alive: timeout=5\r\nTrailer: T\r\nA: b\r\n";
+        for (status, fields, left) in [
+            ("200", "Content-Length: 007\r\n", &["content-length: 7"][..]),
+            (
+                "200",
+                "Content-Length: 7\r\nContent-Length: 7\r\nA: b\r\nA: c\r\n",
+                &["a: b", "a: c", "content-length: 7"],
+            ),
+            ("200", "Content-Length: 7\r\nTransfer-Encoding: chunked\r\n", &[]),
+            ("200", &format!("Content-Length: 7\r\n{hop}"), &["a: b", "content-length: 7", "trailer: T"]),
+            ("101", "Connection: upgrade\r\nUpgrade: x\r\n", &["connection: upgrade", "upgrade: x"]),
+        ] {
+            let said = format!("HTTP/1.1 103 Early Hints\r\nE: h\r\n\r\nHTTP/1.1 {status} x\r\n{fields}\r\n");
+            let head = take_head(&mut BytesMut::from(&*said), &mut 0, &Method::GET).unwrap().unwrap();
+            let line = |(name, value): (&HeaderName, &HeaderValue)| format!("{name}: {}", value.to_str().unwrap());
+            let mut found: Vec<_> = head.response.headers().iter().map(line).collect();
+            found.sort_unstable();
+            assert_eq!(found, left, "{said}");
+        }
+    }
+}
