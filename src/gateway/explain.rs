@@ -11,6 +11,7 @@ use http::{Method, Request};
 use serde_json::{Map, Value, json};
 
 use super::cors::Preflight;
+use super::head::Noted;
 use super::plan::{HostHeader, Plan, UpstreamAuthorization};
 use super::reject::Reject;
 use super::route::{Route, Routes, Target};
@@ -122,7 +123,8 @@ impl Rules {
     /// The same way as a request's, with a word on each step.
     fn follow(&self, question: &Question, told: &mut Told) -> Result<(), Stop> {
         let parts = question.parts()?;
-        let host = head::host(&parts)?;
+        let noted = Noted::of(&parts.headers);
+        let host = noted.host(&parts)?;
         let path = head::path(&parts)?;
         told.line(format!("host: {}", if host.is_empty() { "(none)" } else { &host }));
         told.line(format!("path: {}", path.as_str()));
@@ -133,12 +135,12 @@ impl Rules {
                 return Err(Stop::AuthorizationServer);
             }
             None => {
-                head::single_authorization(&parts.headers)?;
+                noted.authorization()?;
                 told.line("route: none");
                 return Err(nowhere(&path).into());
             }
         };
-        head::single_authorization(&parts.headers)?;
+        noted.authorization()?;
         let plan = &route.plan;
         told.route = Some(plan.name.to_string());
         told.line(format!("route: {} ({})", plan.name, plan.path_text));
@@ -146,7 +148,7 @@ impl Rules {
         let upstream = &self.upstreams[plan.upstream];
         told.line(format!("upstream: {}", upstream.name));
         let dialect: Dialect = upstream.dialect;
-        route.accepts(&path, |path| dialect.refuses(path))?;
+        route.accepts(&path, dialect)?;
 
         if let Some(cors) = &plan.cors {
             let allowed = cors.allowed(&parts.headers);
@@ -205,7 +207,7 @@ impl Rules {
             }
             AssumedToken::Text(text) => {
                 let header = HeaderValue::from_str(&format!("Bearer {text}")).map_err(|_| Reject::BearerSyntax)?;
-                match Bearer::parse(&header) {
+                match Bearer::parse(&header).and_then(|bearer| bearer.map(Bearer::text).transpose()) {
                     Ok(_) => {}
                     Err(BearerError::Syntax) => return Err(Reject::BearerSyntax.into()),
                     Err(BearerError::Token(refusal)) => return Err(Reject::InvalidToken(refusal).into()),

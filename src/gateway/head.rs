@@ -108,39 +108,89 @@ impl Activity {
     }
 }
 
-/// The host a request names, canonical; empty for HTTP/1.0 without one.
-pub(super) fn host(parts: &Parts) -> Result<Cow<'_, str>, Reject> {
-    let mut named = parts.headers.get_all(header::HOST).iter();
-    let header = named.next();
-    if named.next().is_some() {
-        return Err(Reject::RepeatedHeader);
-    }
-    let header = match header {
-        Some(value) => Some(value.to_str().map_err(|_| Reject::Host)?),
-        None => None,
-    };
-    let target = parts.uri.authority().map(http::uri::Authority::as_str);
-    let host = match (header, target) {
-        // A target and a Host that differ are two requests in one.
-        (Some(header), Some(target)) if !header.eq_ignore_ascii_case(target) => return Err(Reject::Host),
-        (Some(host), _) => host,
-        (None, Some(host)) if parts.version == http::Version::HTTP_2 => host,
-        // RFC 9112 section 3.2: HTTP/1.1 wants the field whatever the target.
-        (None, Some(_)) => return Err(Reject::Host),
-        (None, None) if parts.version == http::Version::HTTP_10 => return Ok(Cow::Borrowed("")),
-        (None, None) => return Err(Reject::Host),
-    };
-    canonical_host(host).ok_or(Reject::Host)
+/// The fields that the way of a request depends on, found by one look at all of them: to search for each costs more, and most
+/// requests lack most of what could be searched for.
+#[derive(Debug, Default)]
+pub(super) struct Noted<'a> {
+    host: Once<'a>,
+    authorization: Once<'a>,
+    content_length: Once<'a>,
 }
 
-/// Two would be for two readers two different callers.
-pub(super) fn single_authorization(headers: &HeaderMap) -> Result<(), Reject> {
-    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
-    if fields.nth(1).is_some() { Err(Reject::RepeatedHeader) } else { Ok(()) }
+/// A field that may stand once.
+#[derive(Clone, Copy, Debug, Default)]
+enum Once<'a> {
+    #[default]
+    Absent,
+    Said(&'a HeaderValue),
+    Repeated,
+}
+
+impl<'a> Once<'a> {
+    fn note(&mut self, value: &'a HeaderValue) {
+        *self = if matches!(self, Self::Absent) { Self::Said(value) } else { Self::Repeated };
+    }
+
+    fn value(self) -> Result<Option<&'a HeaderValue>, Reject> {
+        match self {
+            Self::Absent => Ok(None),
+            Self::Said(value) => Ok(Some(value)),
+            Self::Repeated => Err(Reject::RepeatedHeader),
+        }
+    }
+}
+
+impl<'a> Noted<'a> {
+    pub(super) fn of(headers: &'a HeaderMap) -> Self {
+        let mut noted = Self::default();
+        for (name, value) in headers {
+            match *name {
+                header::HOST => noted.host.note(value),
+                header::AUTHORIZATION => noted.authorization.note(value),
+                header::CONTENT_LENGTH => noted.content_length.note(value),
+                _ => {}
+            }
+        }
+        noted
+    }
+
+    /// One length in one spelling. (Of HTTP/1, the server passes on no other coding than `chunked`, HTTP/2 has none.)
+    pub(super) fn has_plain_length(&self) -> bool {
+        match self.content_length {
+            Once::Absent => true,
+            Once::Said(length) => is_plain_number(length),
+            Once::Repeated => false,
+        }
+    }
+
+    /// The credentials. Two would be for two readers two different callers.
+    pub(super) fn authorization(&self) -> Result<Option<&'a HeaderValue>, Reject> {
+        self.authorization.value()
+    }
+
+    /// The host that the request names, canonical; empty for HTTP/1.0 without one.
+    pub(super) fn host(&self, parts: &'a Parts) -> Result<Cow<'a, str>, Reject> {
+        let header = match self.host.value()? {
+            Some(value) => Some(value.to_str().map_err(|_| Reject::Host)?),
+            None => None,
+        };
+        let target = parts.uri.authority().map(http::uri::Authority::as_str);
+        let host = match (header, target) {
+            // A target and a Host that differ are two requests in one.
+            (Some(header), Some(target)) if !header.eq_ignore_ascii_case(target) => return Err(Reject::Host),
+            (Some(host), _) => host,
+            (None, Some(host)) if parts.version == http::Version::HTTP_2 => host,
+            // RFC 9112 section 3.2: HTTP/1.1 wants the field whatever the target.
+            (None, Some(_)) => return Err(Reject::Host),
+            (None, None) if parts.version == http::Version::HTTP_10 => return Ok(Cow::Borrowed("")),
+            (None, None) => return Err(Reject::Host),
+        };
+        canonical_host(host).ok_or(Reject::Host)
+    }
 }
 
 /// Digits alone, and no zeros before them: some take those for octal.
-pub(super) fn is_plain_number(value: &HeaderValue) -> bool {
+fn is_plain_number(value: &HeaderValue) -> bool {
     match value.as_bytes() {
         [] | [b'0', _, ..] => false,
         digits => digits.iter().all(u8::is_ascii_digit),
@@ -185,9 +235,23 @@ impl RequestIds {
         }
         let count = hex(self.next.fetch_add(1, Ordering::Relaxed));
         // Eight digits, and more only when they are needed.
-        let digits = &count[count.iter().take(8).take_while(|digit| **digit == b'0').count()..];
-        let id = Bytes::from([&self.prefix, digits].concat());
-        HeaderValue::from_maybe_shared(id).unwrap_or(HeaderValue::from_static("none"))
+        let leading = count[..8].iter().take_while(|digit| **digit == b'0').count();
+        let mut id = Id { text: [0; 32], length: 32 - leading };
+        id.text[..16].copy_from_slice(&self.prefix);
+        id.text[16..32 - leading].copy_from_slice(&count[leading..]);
+        HeaderValue::from_maybe_shared(Bytes::from_owner(id)).unwrap_or(HeaderValue::from_static("none"))
+    }
+}
+
+/// An id's text beside the count of those who share it, which makes one allocation of the two.
+struct Id {
+    text: [u8; 32],
+    length: usize,
+}
+
+impl AsRef<[u8]> for Id {
+    fn as_ref(&self) -> &[u8] {
+        &self.text[..self.length]
     }
 }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
@@ -48,6 +48,7 @@ use crate::upstream::{Pools, Upstream};
 
 use cors::Preflight;
 use exchange::Exchange;
+use head::Noted;
 use transform::{Inbound, Managed, UpgradeWanted, X_REQUEST_ID};
 use tunnel::Tunnel;
 
@@ -192,15 +193,16 @@ impl Worker {
         body: Incoming,
     ) -> Result<Answer, Reject> {
         let gateway = &*self.gateway;
-        gateway.check_fields(&parts)?;
-        let host = head::host(&parts)?;
+        let noted = Noted::of(&parts.headers);
+        gateway.check_fields(&parts, &noted)?;
+        let host = noted.host(&parts)?;
         if exchange.connection.redirects {
             let answer = redirect(&gateway.public_url, &parts)?;
             exchange.decision = Decision::Local;
             return Ok(Answer::Local(answer));
         }
         let path = head::path(&parts)?;
-        let route = match gateway.target(gateway.listener(&exchange.connection)?, &host, &path, &parts.headers)? {
+        let route = match gateway.target(gateway.listener(&exchange.connection)?, &host, &path, &noted)? {
             GoesTo::Route(route) => Arc::clone(route),
             GoesTo::AuthorizationServer(server, endpoint) => {
                 drop(host);
@@ -214,7 +216,7 @@ impl Worker {
         if !route.plan.addresses.admit(origin.client) {
             return Err(Reject::Address);
         }
-        route.accepts(&path, |path| self.pools.upstream(route.plan.upstream).dialect().refuses(path))?;
+        route.accepts(&path, self.pools.upstream(route.plan.upstream).dialect())?;
 
         if let Some(cors) = &route.plan.cors
             && let Some(preflight) = Preflight::of(&parts)
@@ -226,7 +228,7 @@ impl Worker {
         let upgrade = UpgradeWanted::of(&parts);
         let method =
             if upgrade.as_ref().is_some_and(|upgrade| upgrade.by_connect) { Method::GET } else { parts.method.clone() };
-        let caller = gateway.caller(&route, &method, &parts).await?;
+        let caller = gateway.caller(&route, &method, &noted).await?;
         if let Caller::Known(token) = &caller {
             exchange.token = Some(Arc::clone(token));
         }
@@ -329,17 +331,12 @@ enum GoesTo<'a> {
 
 impl Gateway {
     /// What holds of every request, whatever the route.
-    fn check_fields(&self, parts: &Parts) -> Result<(), Reject> {
+    fn check_fields(&self, parts: &Parts, noted: &Noted<'_>) -> Result<(), Reject> {
         if parts.headers.len() > self.limits.header_count {
             self.metrics.limits_reached.with_label_values(&["header_count"]).inc();
             return Err(Reject::HeaderCount);
         }
-        // One length in one spelling. (Of HTTP/1, the server passes on no other coding than `chunked`, HTTP/2 has none.)
-        let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
-        if lengths.next().is_some_and(|length| !head::is_plain_number(length)) || lengths.next().is_some() {
-            return Err(Reject::ContentLength);
-        }
-        Ok(())
+        if noted.has_plain_length() { Ok(()) } else { Err(Reject::ContentLength) }
     }
 
     /// The index of the listener that a connection came in by. It may have been opened under another configuration.
@@ -358,7 +355,7 @@ impl Gateway {
         listener: usize,
         host: &str,
         path: &CanonicalPath,
-        headers: &HeaderMap,
+        noted: &Noted<'_>,
     ) -> Result<GoesTo<'_>, Reject> {
         let found = self.routes.find(listener, host, path);
         if let (Some(Target::AuthorizationServer), Some(assemble::Embedded { server, .. })) =
@@ -368,7 +365,7 @@ impl Gateway {
             return Ok(GoesTo::AuthorizationServer(server, endpoint));
         }
         // The authorization server says this in its own words.
-        head::single_authorization(headers)?;
+        noted.authorization()?;
         match found {
             Some(Target::Route(route)) => Ok(GoesTo::Route(route)),
             _ => Err(nowhere(path)),
@@ -376,21 +373,22 @@ impl Gateway {
     }
 
     /// Who asks, as far as the route's entries for the method make it necessary to know.
-    async fn caller(&self, route: &Route, method: &Method, parts: &Parts) -> Result<Caller, Reject> {
+    async fn caller(&self, route: &Route, method: &Method, noted: &Noted<'_>) -> Result<Caller, Reject> {
         match route.plan.access.need(method) {
             Need::Refuse | Need::Nothing => return Ok(Caller::Nobody),
             Need::Token | Need::TokenIfAny => {}
         }
-        let Some(header) = parts.headers.get(header::AUTHORIZATION) else { return Ok(Caller::Nobody) };
-        let bearer = match Bearer::parse(header) {
-            Ok(Some(bearer)) => bearer,
-            Ok(None) => return Ok(Caller::Nobody),
-            Err(BearerError::Syntax) => return Err(Reject::BearerSyntax),
-            Err(BearerError::Token(refusal)) => return Err(self.refused(refusal)),
-        };
+        let Some(header) = noted.authorization()? else { return Ok(Caller::Nobody) };
         let plan = &route.plan;
-        let verified = self.verifier.verify(bearer, &plan.issuers, &plan.audience, plan.introspection).await;
-        verified.map(Caller::Known).map_err(|refusal| self.refused(refusal))
+        let verified = match Bearer::parse(header) {
+            Ok(Some(bearer)) => self.verifier.verify(bearer, &plan.issuers, &plan.audience, plan.introspection).await,
+            Ok(None) => return Ok(Caller::Nobody),
+            Err(error) => Err(error),
+        };
+        verified.map(Caller::Known).map_err(|error| match error {
+            BearerError::Syntax => Reject::BearerSyntax,
+            BearerError::Token(refusal) => self.refused(refusal),
+        })
     }
 
     fn refused(&self, refusal: Refusal) -> Reject {
@@ -490,7 +488,13 @@ fn redirect(public_url: &BaseUrl, parts: &Parts) -> Result<Response<Bytes>, Reje
 }
 
 fn refusal(denied: &Denied<'_>, route: &Route) -> Reject {
-    let scope = |entry: &policy::Entry| entry.scopes().collect::<Vec<_>>().join(" ");
+    let scope = |entry: &policy::Entry| {
+        let mut text = String::with_capacity(64);
+        for scope in entry.scopes() {
+            text.extend([if text.is_empty() { "" } else { " " }, scope]);
+        }
+        text
+    };
     match denied {
         Denied::Method => Reject::Method { allow: route.allow.clone() },
         Denied::Unauthenticated(entry) => Reject::Unauthenticated { scope: scope(entry) },

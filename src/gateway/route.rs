@@ -15,6 +15,7 @@ use crate::net::{BaseUrl, is_loopback_host};
 use crate::routing::Table;
 use crate::routing::path::{CanonicalPath, decode};
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
+use crate::upstream::Dialect;
 
 /// A route with what a request needs of it at hand.
 #[derive(Debug)]
@@ -140,9 +141,10 @@ impl Route {
         self.rate_limit.is_some() || self.plan.cors.is_some()
     }
 
-    /// Whether the route and its upstream read the path as it was matched. `refuses` is the upstream's dialect.
-    pub fn accepts(&self, path: &CanonicalPath, refuses: impl FnOnce(&str) -> bool) -> Result<(), Reject> {
-        if !path.spelled().is_subset(self.plan.path_allowances) || refuses(&decode(path.as_str())) {
+    /// Whether the route and its upstream, which speaks `dialect`, read the path as it was matched.
+    pub fn accepts(&self, path: &CanonicalPath, dialect: Dialect) -> Result<(), Reject> {
+        let misread = || dialect != Dialect::Generic && dialect.refuses(&decode(path.as_str()));
+        if !path.spelled().is_subset(self.plan.path_allowances) || misread() {
             return Err(Reject::Spelling);
         }
         Ok(())

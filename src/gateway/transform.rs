@@ -1,9 +1,11 @@
 //! What changes in a request on its way to the upstream and in an answer on its way back. What the caller must not say is
 //! gone before what the gateway says is set; identity comes from the permit alone.
 
+use std::collections::BTreeSet;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Version};
+use http::{Method, Version};
 use serde_json::Value;
 
 use super::head::Connection;
@@ -13,12 +15,12 @@ use super::route::Route;
 use crate::authorization_server;
 use crate::net::body::{BodyOutcome, RequestBody};
 use crate::net::forwarded::{self, Origin};
-use crate::net::headers::{has_token, remove_hop_by_hop, remove_where};
+use crate::net::headers::{Fields, connection_lines, has_token, is_hop_by_hop, named_by_connection, remove_hop_by_hop};
 use crate::net::trace_context::{TRACEPARENT, TraceParent};
 use crate::policy::Permit;
 use crate::routing::path::CanonicalPath;
 use crate::token::VerifiedToken;
-use crate::upstream::Outgoing;
+use crate::upstream::{Head, Outgoing};
 
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -35,42 +37,55 @@ const ALWAYS_MANAGED: [&str; 8] = [
 ];
 const MANAGED_PREFIX: &str = "x-auth-request-";
 
-/// The header names that no caller may send, on any route. Sorted.
+/// The bytes of names that nobody takes for another.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < plain.len() {
+        #[expect(clippy::cast_possible_truncation, reason = "it is less than 256")]
+        let is_plain = matches!(byte as u8, b'a'..=b'z' | b'0'..=b'9' | b'-');
+        plain[byte] = is_plain;
+        byte += 1;
+    }
+    plain
+};
+
+/// The header names that no caller may send, on any route: by their length, which tells nearly all others apart.
 #[derive(Debug)]
-pub(super) struct Managed(Vec<Box<str>>);
+pub(super) struct Managed(Vec<Vec<Box<str>>>);
 
 impl Managed {
     /// The fixed ones and those that some route sets.
     pub(super) fn new<'a>(forwards: impl Iterator<Item = &'a Forward>) -> Self {
         let set_by_routes = forwards.flat_map(|forward| forward.headers.iter().map(|(name, _)| name.as_str()));
-        let mut names: Vec<Box<str>> = ALWAYS_MANAGED.into_iter().chain(set_by_routes).map(Box::from).collect();
-        names.sort_unstable();
-        names.dedup();
-        Self(names)
+        let names: BTreeSet<&str> = ALWAYS_MANAGED.into_iter().chain(set_by_routes).collect();
+        let longest = names.iter().map(|name| name.len()).max().unwrap_or_default();
+        let mut by_length = vec![Vec::new(); longest + 1];
+        names.into_iter().for_each(|name| by_length[name.len()].push(name.into()));
+        Self(by_length)
     }
 
     fn contains(&self, name: &str) -> bool {
-        name.starts_with(MANAGED_PREFIX) || self.0.binary_search_by(|managed| (**managed).cmp(name)).is_ok()
+        let is_one = || self.0.get(name.len()).is_some_and(|names| names.iter().any(|managed| **managed == *name));
+        name.starts_with(MANAGED_PREFIX) || is_one()
     }
 
-    /// Removes managed names, and names with `_`: servers behind CGI-like interfaces take those for the same with `-`.
-    fn remove_from(&self, headers: &mut HeaderMap, underscore: UnderscoreHeaders) {
-        remove_where(headers, |name| {
-            let text = name.as_str();
-            // In lower case, whatever the caller wrote.
-            if text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')) {
-                return self.contains(text);
-            }
-            // A quote is no character of a name, though the library lets it through in HTTP/2.
-            if text.contains('"') || (text.contains('_') && underscore == UnderscoreHeaders::Drop) {
-                return true;
-            }
-            // Some servers fold every other character into one; what then is a managed name is one here too.
-            let folded = text.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-            self.contains(text)
-                || self.contains(&folded)
-                || folded.parse().is_ok_and(|folded| forwarded::is_forwarding(&folded))
-        });
+    /// Whether no caller may say it: managed names, and those with `_`, which servers behind CGI-like interfaces take for the
+    /// same with `-`.
+    fn refuses(&self, name: &str, underscore: UnderscoreHeaders) -> bool {
+        // In lower case, whatever the caller wrote.
+        if name.bytes().all(|byte| PLAIN[usize::from(byte)]) {
+            return self.contains(name);
+        }
+        // A quote is no character of a name, though the library lets it through in HTTP/2.
+        if name.contains('"') || (name.contains('_') && underscore == UnderscoreHeaders::Drop) {
+            return true;
+        }
+        // Some servers fold every other character into one; what then is a managed name is one here too.
+        let folded = name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        self.contains(name)
+            || self.contains(&folded)
+            || folded.parse().is_ok_and(|folded| forwarded::is_forwarding(&folded))
     }
 }
 
@@ -90,7 +105,11 @@ impl UpgradeWanted {
             let by_connect = protocol.as_str().eq_ignore_ascii_case("websocket");
             return by_connect.then_some(Self { protocol: HeaderValue::from_static("websocket"), by_connect });
         }
-        if parts.version != Version::HTTP_11 || !has_token(&parts.headers, header::CONNECTION, "upgrade") {
+        // Few have the field, which one look at each name tells for less than a search.
+        if parts.version != Version::HTTP_11
+            || !parts.headers.keys().any(|name| *name == header::UPGRADE)
+            || !has_token(connection_lines(&parts.headers), "upgrade")
+        {
             return None;
         }
         let mut named = parts.headers.get_all(header::UPGRADE).iter();
@@ -119,104 +138,159 @@ pub(super) fn request(
     route: &Route,
     permit: &Permit,
     inbound: Inbound<'_>,
-    mut parts: Parts,
+    parts: Parts,
     body: (RequestBody, BodyOutcome),
 ) -> Result<Outgoing, Reject> {
     let forward = &route.plan.forward;
-    let host = caller_host(&parts);
-    let headers = &mut parts.headers;
-    let trailers_wanted = has_token(headers, header::TE, "trailers");
-    remove_hop_by_hop(headers);
-    headers.remove(header::EXPECT);
-    if let Some(trace) = inbound.trace {
-        headers.insert(TRACEPARENT, trace.value().clone());
+    let Kept { mut fields, host, cookies, trailers_wanted } = Kept::of(parts.headers, route, &inbound);
+    // The caller's idea of the host: the target's authority in HTTP/2, else the Host header.
+    let host = host.or_else(|| HeaderValue::from_str(parts.uri.authority()?.as_str()).ok());
+    if cookies {
+        remove_own_cookies(&mut fields);
     }
-    inbound.managed.remove_from(headers, route.plan.underscore_headers);
-    remove_own_cookies(headers);
-    for name in &forward.remove_headers {
-        headers.remove(name);
+    if let Some(trace) = inbound.trace
+        && !is_removed(&TRACEPARENT, route, &inbound)
+    {
+        fields.push(TRACEPARENT, trace.value().clone());
     }
     let connection = inbound.connection;
-    forwarded::rewrite(headers, inbound.origin, connection.peer, &connection.peer_text, host.as_ref());
-    headers.insert(X_REQUEST_ID, inbound.request_id.clone());
+    forwarded::rewrite(&mut fields, inbound.origin, connection.peer, &connection.peer_text, host.as_ref());
+    fields.push(X_REQUEST_ID, inbound.request_id.clone());
     match &forward.authorization {
-        UpstreamAuthorization::Strip => {
-            headers.remove(header::AUTHORIZATION);
-        }
-        UpstreamAuthorization::Pass => {}
+        UpstreamAuthorization::Strip | UpstreamAuthorization::Pass => {}
         UpstreamAuthorization::Basic(credentials) | UpstreamAuthorization::Bearer(credentials) => {
-            headers.insert(header::AUTHORIZATION, credentials.clone());
+            fields.push(header::AUTHORIZATION, credentials.clone());
         }
-        UpstreamAuthorization::SignedJwt(_) => match permit.token().zip(route.upstream_jwts.as_ref()) {
-            Some((token, jwts)) => {
-                headers.insert(header::AUTHORIZATION, jwts.authorization(token)?);
+        UpstreamAuthorization::SignedJwt(_) => {
+            if let Some((token, jwts)) = permit.token().zip(route.upstream_jwts.as_ref()) {
+                fields.push(header::AUTHORIZATION, jwts.authorization(token)?);
             }
-            None => {
-                headers.remove(header::AUTHORIZATION);
-            }
-        },
+        }
     }
     for (name, template) in &forward.headers {
         if let Some(value) = fill(name, template, permit.token().map(|token| &**token), inbound.request_id)? {
-            headers.insert(name, value);
+            fields.set(name.clone(), value);
         }
     }
     if trailers_wanted {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        fields.push(header::TE, HeaderValue::from_static("trailers"));
     }
-    match (&forward.host, host) {
-        (HostHeader::Upstream, _) => {
-            headers.remove(header::HOST);
-        }
-        (HostHeader::Preserve, Some(host)) => {
-            headers.insert(header::HOST, host);
-        }
-        (HostHeader::Preserve, None) => {}
-        (HostHeader::Literal(host), _) => {
-            headers.insert(header::HOST, host.clone());
-        }
-    }
+    let mut method = parts.method;
     if let Some(upgrade) = inbound.upgrade {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, upgrade.protocol.clone());
+        fields.push(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        fields.push(header::UPGRADE, upgrade.protocol.clone());
         if upgrade.by_connect {
-            parts.method = Method::GET;
-            headers.insert(header::SEC_WEBSOCKET_KEY, websocket_key());
+            method = Method::GET;
+            fields.set(header::SEC_WEBSOCKET_KEY, websocket_key());
         }
     }
     let path = match &forward.strip_prefix {
         None => inbound.path,
         Some(prefix) => inbound.path.strip_prefix(prefix).ok_or(Reject::Spelling)?,
     };
-    parts.uri = http::Uri::from(path.target().clone());
-    parts.version = Version::HTTP_11;
-    parts.extensions.clear();
-    let (body, outcome) = body;
-    let host_of_server = !parts.headers.contains_key(header::HOST);
-    let request = Request::from_parts(parts, body);
-    let client = inbound.origin.client;
-    Ok(Outgoing { request, host_of_server, timeout: route.plan.timeout, body: outcome, client })
+    let host = match &forward.host {
+        HostHeader::Upstream => None,
+        HostHeader::Preserve => host,
+        HostHeader::Literal(host) => Some(host.clone()),
+    };
+    let head = Head { method, target: path.into_target(), host, fields };
+    let (content, body) = body;
+    Ok(Outgoing { head, content, timeout: route.plan.timeout, body, client: inbound.origin.client })
 }
 
-/// The caller's idea of the host: the target's authority in HTTP/2, else the Host header.
-fn caller_host(parts: &Parts) -> Option<HeaderValue> {
-    let named = parts.headers.get(header::HOST).cloned();
-    named.or_else(|| HeaderValue::from_str(parts.uri.authority()?.as_str()).ok())
+/// Room for what is said beside what the caller says.
+const OWN_FIELDS: usize = 8;
+
+/// What is left of a caller's fields.
+struct Kept {
+    fields: Fields,
+    host: Option<HeaderValue>,
+    /// Whether there are any.
+    cookies: bool,
+    trailers_wanted: bool,
+}
+
+/// What becomes of a caller's field.
+#[derive(Clone, Copy)]
+enum Fate {
+    Goes,
+    Stays,
+    Host,
+    Te,
+    Cookie,
+}
+
+impl Kept {
+    /// One look at each name decides.
+    fn of(headers: HeaderMap, route: &Route, inbound: &Inbound<'_>) -> Self {
+        let named = named_by_connection(&headers);
+        let fields = Fields::with_capacity(headers.len() + route.plan.forward.headers.len() + OWN_FIELDS);
+        let mut kept = Self { fields, host: None, cookies: false, trailers_wanted: false };
+        let mut fate = Fate::Stays;
+        for (name, value) in headers {
+            // Only the first line of a field has its name.
+            if let Some(name) = &name {
+                fate = Fate::of(name, &named, route, inbound);
+            }
+            match fate {
+                Fate::Stays => continue,
+                Fate::Host => {
+                    kept.host.get_or_insert(value);
+                    continue;
+                }
+                Fate::Te => {
+                    kept.trailers_wanted |= has_token([&value], "trailers");
+                    continue;
+                }
+                Fate::Cookie => kept.cookies = true,
+                Fate::Goes => {}
+            }
+            match name {
+                Some(name) => kept.fields.push(name, value),
+                None => kept.fields.push_alike(value),
+            }
+        }
+        kept
+    }
+}
+
+impl Fate {
+    fn of(name: &HeaderName, named: &[HeaderName], route: &Route, inbound: &Inbound<'_>) -> Self {
+        match name.as_str() {
+            "host" => Self::Host,
+            "te" => Self::Te,
+            "authorization" => match route.plan.forward.authorization {
+                UpstreamAuthorization::Pass => Self::Goes,
+                _ => Self::Stays,
+            },
+            // The gateway's to say, or to wait for.
+            "x-request-id" | "expect" => Self::Stays,
+            "traceparent" if inbound.trace.is_some() => Self::Stays,
+            _ if is_hop_by_hop(name) || named.contains(name) || is_removed(name, route, inbound) => Self::Stays,
+            "cookie" => Self::Cookie,
+            _ => Self::Goes,
+        }
+    }
+}
+
+/// Whether a field is no caller's to say, or not to be passed on by the route.
+fn is_removed(name: &HeaderName, route: &Route, inbound: &Inbound<'_>) -> bool {
+    inbound.managed.refuses(name.as_str(), route.plan.underscore_headers)
+        || route.plan.forward.remove_headers.contains(name)
 }
 
 /// Takes our cookies away, and makes one field of those that HTTP/2 splits (RFC 9113 section 8.2.3).
-fn remove_own_cookies(headers: &mut HeaderMap) {
-    let fields = headers.get_all(header::COOKIE);
-    let pairs = || fields.iter().flat_map(|field| field.as_bytes().split(|byte| *byte == b';'));
-    if fields.iter().nth(1).is_none() && !pairs().any(is_own_cookie) {
+fn remove_own_cookies(fields: &mut Fields) {
+    let pairs = || fields.get_all(&header::COOKIE).flat_map(|field| field.as_bytes().split(|byte| *byte == b';'));
+    if fields.get_all(&header::COOKIE).nth(1).is_none() && !pairs().any(is_own_cookie) {
         return;
     }
     let kept: Vec<&[u8]> = pairs().map(<[u8]>::trim_ascii).filter(|p| !p.is_empty() && !is_own_cookie(p)).collect();
     let joined = HeaderValue::from_bytes(&kept.join(&b"; "[..])).ok().filter(|value| !value.is_empty());
-    headers.remove(header::COOKIE);
+    fields.remove(&header::COOKIE);
     if let Some(mut value) = joined {
         value.set_sensitive(true);
-        headers.insert(header::COOKIE, value);
+        fields.push(header::COOKIE, value);
     }
 }
 
@@ -325,14 +399,20 @@ fn push_claim(text: &mut String, claim: &Value) -> Option<bool> {
 
 /// An answer's head on its way to the caller.
 pub(super) fn response_head(forward: &Forward, headers: &mut HeaderMap) {
-    let trailer = headers.get(header::TRAILER).cloned();
-    remove_hop_by_hop(headers);
-    // Trailers themselves travel on, so their announcement does.
-    if let Some(trailer) = trailer {
-        headers.insert(header::TRAILER, trailer);
+    // Of an HTTP/1 answer nothing of the hop is left, and few set cookies.
+    let (mut of_hop, mut cookies) = (false, false);
+    for name in headers.keys() {
+        cookies |= *name == header::SET_COOKIE;
+        of_hop |= *name != header::TRAILER && is_hop_by_hop(name);
+    }
+    if of_hop {
+        // Trailers themselves travel on, so their announcement does.
+        let trailer = headers.get(header::TRAILER).cloned();
+        remove_hop_by_hop(headers);
+        headers.extend(trailer.map(|trailer| (header::TRAILER, trailer)));
     }
     let sets_own = |value: &HeaderValue| is_own_cookie(value.as_bytes());
-    if headers.get_all(header::SET_COOKIE).iter().any(sets_own) {
+    if cookies && headers.get_all(header::SET_COOKIE).iter().any(sets_own) {
         let kept: Vec<HeaderValue> =
             headers.get_all(header::SET_COOKIE).iter().filter(|v| !sets_own(v)).cloned().collect();
         headers.remove(header::SET_COOKIE);

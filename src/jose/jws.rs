@@ -52,8 +52,8 @@ pub enum Malformed {
 
 impl<'a> UnverifiedJws<'a> {
     /// Whether `token` has the outward form of a compact JWS: three segments. Opaque tokens have not.
-    pub fn has_form(token: &str) -> bool {
-        memchr::memchr_iter(b'.', token.as_bytes()).count() == 2
+    pub fn has_form(token: impl AsRef<[u8]>) -> bool {
+        memchr::memchr_iter(b'.', token.as_ref()).count() == 2
     }
 
     pub fn parse(token: &'a str) -> Result<Self, Malformed> {

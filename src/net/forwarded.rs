@@ -4,10 +4,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use http::header::{Entry, FORWARDED, HeaderMap, HeaderName, HeaderValue};
+use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
 use super::TrustedProxies;
-use super::headers::remove_where;
+use super::headers::Fields;
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -101,83 +101,90 @@ fn address(text: &str) -> Option<IpAddr> {
 /// what a trusted proxy said is kept and added to, what anybody else said is gone. Whichever field an upstream reads, it
 /// finds the same hops.
 pub fn rewrite(
-    headers: &mut HeaderMap,
+    fields: &mut Fields,
     origin: &Origin,
     peer: IpAddr,
     peer_text: &HeaderValue,
     host: Option<&HeaderValue>,
 ) {
     if origin.trusted {
-        agree(headers);
+        agree(fields);
     } else {
-        remove_where(headers, is_forwarding);
+        fields.retain(|name| !is_forwarding(name));
     }
-    let proto = HeaderValue::from_static(if origin.https { "https" } else { "http" });
-    let told = headers.get(X_FORWARDED_HOST).filter(|host| origin.trusted && is_host(host));
-    let host = told.or(host).cloned();
+    // Of a stranger nothing is left to be added to or replaced.
+    type Put = fn(&mut Fields, HeaderName, HeaderValue);
+    let (add, set): (Put, Put) = if origin.trusted { (append, Fields::set) } else { (Fields::push, Fields::push) };
+    let told = if origin.trusted { fields.get_all(&X_FORWARDED_HOST).next() } else { None };
+    let host = told.filter(|host| is_host(host)).or(host).cloned();
     let element = element(peer, peer_text, host.as_ref(), origin.https);
-    append(headers, X_FORWARDED_FOR, peer_text.clone());
-    append(headers, FORWARDED, element);
-    headers.insert(X_FORWARDED_PROTO, proto);
+    add(fields, X_FORWARDED_FOR, peer_text.clone());
+    add(fields, FORWARDED, element);
+    set(fields, X_FORWARDED_PROTO, HeaderValue::from_static(if origin.https { "https" } else { "http" }));
     if let Some(host) = host {
-        headers.insert(X_FORWARDED_HOST, host);
+        set(fields, X_FORWARDED_HOST, host);
     }
     let other = |client: IpAddr| HeaderValue::from_str(&client.to_string()).ok();
     let client = if origin.client == peer { Some(peer_text.clone()) } else { other(origin.client) };
     if let Some(client) = client {
-        headers.insert(X_REAL_IP, client);
+        set(fields, X_REAL_IP, client);
     }
 }
 
 /// One kind of field was believed (see `hops`). The others may be a caller's, whom a proxy that does not know them let
 /// through: they are written anew from it.
-fn agree(headers: &mut HeaderMap) {
-    let hops = hops(headers);
+fn agree(fields: &mut Fields) {
+    let told: HeaderMap = fields.iter().filter(|(name, _)| is_forwarding(name)).cloned().collect();
+    let hops = hops(&told);
     let list = |write: fn(IpAddr) -> String| {
         let words: Vec<_> = hops.iter().map(|hop| hop.map_or("unknown".to_owned(), write)).collect();
         HeaderValue::from_str(&words.join(", ")).ok().filter(|list| !list.is_empty())
     };
-    let by_address = headers.contains_key(X_FORWARDED_FOR);
-    if by_address || !headers.contains_key(FORWARDED) {
-        headers.remove(FORWARDED);
-        headers.extend(list(|address| format!("for={}", node(address))).map(|list| (FORWARDED, list)));
+    let by_address = told.contains_key(X_FORWARDED_FOR);
+    if by_address || !told.contains_key(FORWARDED) {
+        fields.remove(&FORWARDED);
+        if let Some(list) = list(|address| format!("for={}", node(address))) {
+            fields.push(FORWARDED, list);
+        }
     }
-    if !by_address {
-        headers.extend(list(|address| address.to_string()).map(|list| (X_FORWARDED_FOR, list)));
+    if !by_address && let Some(list) = list(|address| address.to_string()) {
+        fields.push(X_FORWARDED_FOR, list);
     }
 }
 
 /// Adds to a comma-separated list, as one field line.
-fn append(headers: &mut HeaderMap, name: HeaderName, last: HeaderValue) {
-    match headers.entry(name) {
-        Entry::Vacant(entry) => {
-            entry.insert(last);
-        }
-        Entry::Occupied(mut entry) => {
-            let all: Vec<&[u8]> = entry.iter().chain([&last]).map(HeaderValue::as_bytes).collect();
-            let joined = HeaderValue::from_bytes(&all.join(&b", "[..])).unwrap_or(last);
-            entry.insert(joined);
-        }
+fn append(fields: &mut Fields, name: HeaderName, last: HeaderValue) {
+    let mut all: Vec<&[u8]> = fields.get_all(&name).map(HeaderValue::as_bytes).collect();
+    if all.is_empty() {
+        return fields.push(name, last);
     }
+    all.push(last.as_bytes());
+    let joined = HeaderValue::from_bytes(&all.join(&b", "[..])).unwrap_or(last);
+    fields.set(name, joined);
 }
 
 /// Written for every request: put together from parts, not by a general formatter.
 fn element(peer: IpAddr, peer_text: &HeaderValue, host: Option<&HeaderValue>, https: bool) -> HeaderValue {
+    let (before, after) = if peer.is_ipv4() { ("for=", "") } else { ("for=\"[", "]\"") };
     let host = host.filter(|host| is_host(host)).map(HeaderValue::as_bytes);
-    let mut text = Vec::with_capacity(64 + host.map_or(0, <[u8]>::len));
-    let mut push = |parts: [&[u8]; 3]| parts.into_iter().for_each(|part| text.extend_from_slice(part));
-    match peer {
-        IpAddr::V4(_) => push([b"for=", peer_text.as_bytes(), b""]),
-        IpAddr::V6(_) => push([b"for=\"[", peer_text.as_bytes(), b"]\""]),
-    }
-    match host {
-        // A host with a port or brackets is no token and must be quoted.
-        Some(host) if host.iter().any(|byte| b":[".contains(byte)) => push([b";host=\"", host, b"\""]),
-        Some(host) => push([b";host=", host, b""]),
-        None => {}
-    }
-    push([b";proto=", if https { b"https" } else { b"http" }, b""]);
-    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("for=unknown"))
+    // A host with a port or brackets is no token and must be quoted.
+    let (host_is, quote) = match host {
+        Some(host) if host.iter().any(|byte| matches!(byte, b':' | b'[')) => (";host=", "\""),
+        Some(_) => (";host=", ""),
+        None => ("", ""),
+    };
+    let proto = if https { ";proto=https" } else { ";proto=http" };
+    let parts = [
+        before.as_bytes(),
+        peer_text.as_bytes(),
+        after.as_bytes(),
+        host_is.as_bytes(),
+        quote.as_bytes(),
+        host.unwrap_or_default(),
+        quote.as_bytes(),
+        proto.as_bytes(),
+    ];
+    HeaderValue::from_maybe_shared(Bytes::from(parts.concat())).unwrap_or(HeaderValue::from_static("for=unknown"))
 }
 
 /// An address as `Forwarded` writes it.
@@ -239,15 +246,18 @@ mod tests {
     #[test]
     fn class_21_what_a_stranger_says_is_written_anew() {
         let peer: IpAddr = "192.0.2.1".parse().expect("ip");
-        let mut map = headers(&[
+        let mut fields = Fields::default();
+        for (name, value) in [
             ("x-forwarded-for", "6.6.6.6"),
             ("x-forwarded-uri", "/admin"),
             ("x-real-ip", "6.6.6.6"),
             ("forwarded", "for=6.6.6.6"),
-        ]);
+        ] {
+            fields.push(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
         let origin = Origin { client: peer, https: true, trusted: false };
         rewrite(
-            &mut map,
+            &mut fields,
             &origin,
             peer,
             &HeaderValue::from_static("192.0.2.1"),
@@ -260,6 +270,6 @@ mod tests {
             ("x-forwarded-host", "a:8443"),
             ("x-real-ip", "192.0.2.1"),
         ]);
-        assert_eq!(map, expected);
+        assert_eq!(fields.iter().cloned().collect::<HeaderMap>(), expected);
     }
 }

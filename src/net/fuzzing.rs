@@ -9,6 +9,7 @@ use ppp::{HeaderResult, v1, v2};
 
 use super::TrustedProxies;
 use super::forwarded::{Origin, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, is_forwarding, rewrite};
+use super::headers::Fields;
 use super::proxy_protocol::{Header, parse};
 
 /// The address of a caller, and that of a gateway, that no test data trusts by chance.
@@ -40,8 +41,10 @@ pub fn forwarded(data: &[u8]) {
         if !origin.trusted {
             assert_eq!((origin.client, origin.https), (peer, tls), "a stranger was believed");
         }
-        let mut sent = headers.clone();
-        rewrite(&mut sent, &origin, peer, &HeaderValue::from_str(&peer.to_string()).expect("ASCII"), Some(&host));
+        let mut fields = Fields::default();
+        headers.iter().for_each(|(name, value)| fields.push(name.clone(), value.clone()));
+        rewrite(&mut fields, &origin, peer, &HeaderValue::from_str(&peer.to_string()).expect("ASCII"), Some(&host));
+        let sent = fields.iter().cloned().collect();
         is_well_formed(&sent);
         if !origin.trusted {
             is_ours_alone(&sent, peer);

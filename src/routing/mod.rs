@@ -68,13 +68,24 @@ fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
         address.parse::<std::net::Ipv6Addr>().ok()?;
         end
     } else {
-        let end = text.find(':').unwrap_or(text.len());
-        let name = &text[..end];
-        let fits = |label: &str| {
-            !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-        };
+        // Byte by byte: names are too short for a search to pay.
+        let mut end = text.len();
+        let mut after_dot = true;
+        for (at, byte) in text.bytes().enumerate() {
+            match byte {
+                b':' => {
+                    end = at;
+                    break;
+                }
+                b'.' if after_dot => return None,
+                b'.' => after_dot = true,
+                b'-' | b'_' => after_dot = false,
+                _ if byte.is_ascii_alphanumeric() => after_dot = false,
+                _ => return None,
+            }
+        }
         // The last dot is the root's.
-        if !name.strip_suffix('.').unwrap_or(name).split('.').all(fits) {
+        if end == 0 {
             return None;
         }
         end
@@ -297,7 +308,8 @@ impl<T> Table<T> {
         let hosts = self.listeners.get(listener)?;
         let path = path.as_str().strip_prefix('/')?;
         let wildcard = || {
-            host.split_once('.').filter(|(label, _)| !label.is_empty()).and_then(|(_, name)| hosts.wildcard.get(name))
+            let named = if hosts.wildcard.is_empty() { None } else { host.split_once('.') };
+            named.filter(|(label, _)| !label.is_empty()).and_then(|(_, name)| hosts.wildcard.get(name))
         };
         let value = None
             .or_else(|| self.descend(*hosts.exact.get(host)?, Some(path)))
@@ -311,13 +323,15 @@ impl<T> Table<T> {
     fn descend(&self, at: NodeId, left: Option<&str>) -> Option<ValueId> {
         let node = &self.nodes[at];
         let Some(left) = left else { return node.here.or(node.rest) };
-        let (segment, after) = match left.split_once('/') {
-            Some((segment, after)) => (segment, Some(after)),
+        let (segment, after) = match memchr::memchr(b'/', left.as_bytes()) {
+            Some(slash) => (&left[..slash], Some(&left[slash + 1..])),
             None => (left, None),
         };
-        let literal = node.literal.get(&*decode(segment)).and_then(|&next| self.descend(next, after));
-        if literal.is_some() {
-            return literal;
+        if !node.literal.is_empty()
+            && let Some(&next) = node.literal.get(&*decode(segment))
+            && let found @ Some(_) = self.descend(next, after)
+        {
+            return found;
         }
         let any = node.any.filter(|_| !segment.is_empty()).and_then(|next| self.descend(next, after));
         any.or(node.rest)

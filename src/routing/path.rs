@@ -121,6 +121,10 @@ impl CanonicalPath {
         &self.target
     }
 
+    pub fn into_target(self) -> PathAndQuery {
+        self.target
+    }
+
     /// The openable spellings that occur in it.
     pub fn spelled(&self) -> Allowances {
         self.spelled

@@ -7,9 +7,9 @@ use super::Refusal;
 /// Longest token that is looked at.
 pub(super) const TOKEN_MAX_BYTES: usize = 16 * 1024;
 
-/// The text of a token: untrusted.
+/// What stands where the token does: untrusted, and not yet known to be one.
 #[derive(Clone, Copy)]
-pub struct Bearer<'a>(&'a str);
+pub struct Bearer<'a>(&'a [u8]);
 
 impl std::fmt::Debug for Bearer<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -21,8 +21,14 @@ impl std::fmt::Debug for Bearer<'_> {
 pub enum BearerError {
     /// Not `Bearer`, spaces and one token: 400 `invalid_request`.
     Syntax,
-    /// Something where the token stands that is none: 401 `invalid_token`.
+    /// Something where the token stands that is none, or does not count: 401 `invalid_token`.
     Token(Refusal),
+}
+
+impl From<Refusal> for BearerError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Token(refusal)
+    }
 }
 
 impl<'a> Bearer<'a> {
@@ -40,17 +46,22 @@ impl<'a> Bearer<'a> {
         let token = rest.trim_ascii_end();
         let spaces = token.iter().take_while(|byte| **byte == b' ').count();
         let token = &token[spaces..];
-        if spaces > 0 && token.len() <= TOKEN_MAX_BYTES && is_token68(token) {
-            let text = std::str::from_utf8(token).map_err(|_| BearerError::Token(Refusal::Characters))?;
-            return Ok(Some(Self(text)));
+        if spaces == 0 || token.is_empty() { Err(BearerError::Syntax) } else { Ok(Some(Self(token))) }
+    }
+
+    /// The token. What is the same as a token, byte for byte, need not be asked.
+    pub fn text(self) -> Result<&'a str, BearerError> {
+        let token = self.0;
+        if token.len() <= TOKEN_MAX_BYTES && is_token68(token) {
+            return std::str::from_utf8(token).map_err(|_| BearerError::Token(Refusal::Characters));
         }
-        if spaces == 0 || token.is_empty() || token.iter().any(|byte| matches!(byte, b' ' | b'\t' | b',')) {
+        if token.iter().any(|byte| matches!(byte, b' ' | b'\t' | b',')) {
             return Err(BearerError::Syntax);
         }
         Err(BearerError::Token(if token.len() > TOKEN_MAX_BYTES { Refusal::TooLong } else { Refusal::Characters }))
     }
 
-    pub(super) fn as_str(self) -> &'a str {
+    pub(super) fn as_bytes(self) -> &'a [u8] {
         self.0
     }
 }
@@ -109,9 +120,10 @@ mod tests {
             ("Bearer ==", Err(BearerError::Token(Refusal::Characters))),
         ] {
             let value = HeaderValue::from_bytes(header.as_bytes()).expect("header");
-            assert_eq!(Bearer::parse(&value).map(|b| b.map(Bearer::as_str)), expected, "{header:?}");
+            assert_eq!(Bearer::parse(&value).and_then(|b| b.map(Bearer::text).transpose()), expected, "{header:?}");
         }
         let long = HeaderValue::from_str(&format!("Bearer {}", "a".repeat(TOKEN_MAX_BYTES + 1))).expect("header");
-        assert_eq!(Bearer::parse(&long).map(|_| ()), Err(BearerError::Token(Refusal::TooLong)));
+        let long = Bearer::parse(&long).map(|bearer| bearer.map(Bearer::text));
+        assert_eq!(long, Ok(Some(Err(BearerError::Token(Refusal::TooLong)))));
     }
 }

@@ -1,7 +1,7 @@
 //! Tokens that were found good. The key is the whole token, so no digest can collide; the value are facts, which are judged
 //! anew for every request.
 
-use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const TIME_TO_LIVE: Duration = Duration::from_secs(15 * 60);
 const HASHED_BYTES: usize = 32;
 
 #[derive(Debug)]
-pub(super) struct Cache(moka::sync::Cache<Box<str>, Entry, ByEnd>);
+pub(super) struct Cache(moka::sync::Cache<Box<[u8]>, Entry, ByEnd>);
 
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
@@ -32,7 +32,7 @@ impl Cache {
     pub(super) fn new() -> Self {
         // Claims take a few times the room of their text.
         Self(
-            moka::sync::Cache::<Box<str>, Entry>::builder()
+            moka::sync::Cache::<Box<[u8]>, Entry>::builder()
                 .max_capacity(CAPACITY_BYTES)
                 .weigher(|key, _| u32::try_from(key.len() * 4 + OVERHEAD_BYTES).unwrap_or(u32::MAX))
                 .time_to_live(TIME_TO_LIVE)
@@ -40,12 +40,12 @@ impl Cache {
         )
     }
 
-    pub(super) fn get(&self, token: &str) -> Option<Entry> {
+    pub(super) fn get(&self, token: &[u8]) -> Option<Entry> {
         self.0.get(token)
     }
 
     pub(super) fn insert(&self, text: &str, token: Arc<VerifiedToken>, keys_generation: u64) {
-        self.0.insert(text.into(), Entry { token, keys_generation });
+        self.0.insert(text.as_bytes().into(), Entry { token, keys_generation });
     }
 
     pub(super) fn entries(&self) -> u64 {
@@ -55,27 +55,47 @@ impl Cache {
     }
 }
 
-/// Hashes of tokens.
-#[derive(Clone, Debug, Default)]
-pub(super) struct ByEnd(RandomState);
+/// Hashes of tokens. Nobody can choose tokens that are found good, or knows the seed: a cheap one will do.
+#[derive(Clone, Debug)]
+pub(super) struct ByEnd {
+    seed: u64,
+}
 
-pub(super) struct EndHasher(DefaultHasher);
+impl Default for ByEnd {
+    fn default() -> Self {
+        Self { seed: RandomState::new().hash_one(()) }
+    }
+}
+
+pub(super) struct EndHasher(u64);
+
+/// Odd, and without a pattern: of the golden ratio.
+const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl BuildHasher for ByEnd {
     type Hasher = EndHasher;
 
     fn build_hasher(&self) -> EndHasher {
-        EndHasher(self.0.build_hasher())
+        EndHasher(self.seed)
     }
 }
 
 impl Hasher for EndHasher {
     fn write(&mut self, bytes: &[u8]) {
-        self.0.write(bytes.last_chunk::<HASHED_BYTES>().map_or(bytes, |end| end));
+        let end = bytes.last_chunk::<HASHED_BYTES>().map_or(bytes, |end| end);
+        for chunk in end.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            // Every bit of a word comes to bear on all others, once the upper half is folded onto the lower.
+            let product = u128::from(self.0 ^ u64::from_ne_bytes(word)) * u128::from(FACTOR);
+            #[expect(clippy::cast_possible_truncation, reason = "the halves of it")]
+            let (upper, lower) = ((product >> 64) as u64, product as u64);
+            self.0 = upper ^ lower;
+        }
     }
 
     fn finish(&self) -> u64 {
-        self.0.finish()
+        self.0
     }
 }
 
@@ -87,15 +107,15 @@ mod tests {
     fn tokens_with_the_same_end_are_not_the_same() {
         let token = |text: &str| text.to_owned() + &"x".repeat(2 * HASHED_BYTES);
         let hash = |text: &str| {
-            let mut hasher = EndHasher(DefaultHasher::new());
-            std::hash::Hash::hash(text, &mut hasher);
+            let mut hasher = EndHasher(7);
+            std::hash::Hash::hash(text.as_bytes(), &mut hasher);
             hasher.finish()
         };
         assert_eq!(hash(&token("a")), hash(&token("b")));
         assert_ne!(hash("short"), hash("shorter"));
         let cache = moka::sync::Cache::builder().build_with_hasher(ByEnd::default());
-        cache.insert(Box::<str>::from(token("a")), 1);
-        assert_eq!(cache.get(&*token("a")), Some(1));
-        assert_eq!(cache.get(&*token("b")), None);
+        cache.insert(Box::<[u8]>::from(token("a").as_bytes()), 1);
+        assert_eq!(cache.get(token("a").as_bytes()), Some(1));
+        assert_eq!(cache.get(token("b").as_bytes()), None);
     }
 }

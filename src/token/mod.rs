@@ -166,19 +166,20 @@ impl Verifier {
         accepted: &[usize],
         audience: &[String],
         reuse: Reuse,
-    ) -> Result<Arc<VerifiedToken>, Refusal> {
-        let text = bearer.as_str();
-        let token = match self.remembered(text) {
-            Some(token) => self.confirmed(text, token, accepted, reuse).await?,
-            None if self.ended.knows(text, accepted, self.clock.now()) => return Err(Refusal::Expired),
-            None => match self.kept(text, accepted, reuse) {
+    ) -> Result<Arc<VerifiedToken>, BearerError> {
+        let token = match self.remembered(bearer) {
+            Some(token) => self.confirmed(bearer, token, accepted, reuse).await?,
+            None if self.ended.knows(bearer.as_bytes(), accepted, self.clock.now()) => {
+                return Err(Refusal::Expired.into());
+            }
+            None => match self.kept(bearer.text()?, accepted, reuse) {
                 Some(answer) => answer?,
-                None => self.verify_anew(text, accepted, reuse).await?,
+                None => self.verify_anew(bearer, accepted, reuse).await?,
             },
         };
         self.accept_now(&token, accepted)?;
         if !audience.is_empty() && !token.is_meant_for(audience) {
-            return Err(Refusal::Audience);
+            return Err(Refusal::Audience.into());
         }
         Ok(token)
     }
@@ -198,11 +199,14 @@ impl Verifier {
     }
 
     /// A token that was verified here before.
-    fn remembered(&self, text: &str) -> Option<Arc<VerifiedToken>> {
-        if !UnverifiedJws::has_form(text) && !text.starts_with(OPAQUE_PREFIX) {
+    fn remembered(&self, bearer: Bearer<'_>) -> Option<Arc<VerifiedToken>> {
+        let bytes = bearer.as_bytes();
+        // Nearly all that are verified here begin with `{"`, in base64.
+        let may_be = bytes.starts_with(b"eyJ") || bytes.starts_with(OPAQUE_PREFIX.as_bytes());
+        if !may_be && !UnverifiedJws::has_form(bytes) {
             return None;
         }
-        let entry = self.cache.get(text)?;
+        let entry = self.cache.get(bytes)?;
         let issuer = &self.issuers[entry.token.issuer_index()];
         // Verified with a key that may be gone: once more.
         if entry.keys_generation != issuer.keys_generation() {
@@ -227,16 +231,22 @@ impl Verifier {
         asked.find_map(|introspector| introspector.kept(&digest))
     }
 
-    async fn verify_anew(&self, text: &str, accepted: &[usize], reuse: Reuse) -> Result<Arc<VerifiedToken>, Refusal> {
+    async fn verify_anew(
+        &self,
+        bearer: Bearer<'_>,
+        accepted: &[usize],
+        reuse: Reuse,
+    ) -> Result<Arc<VerifiedToken>, BearerError> {
+        let text = bearer.text()?;
         match choose(&self.issuers, accepted, text)? {
             Kin::Jwt(index, jws) => {
                 let token = self.verify_jwt(text, index, *jws).await?;
-                self.confirmed(text, token, accepted, reuse).await
+                self.confirmed(bearer, token, accepted, reuse).await
             }
-            Kin::Own(index) => self.resolve(text, index).await,
+            Kin::Own(index) => Ok(self.resolve(text, index).await?),
             Kin::Introspected(index) => {
                 let introspector = self.issuers[index].introspector.as_ref().ok_or(Refusal::Unavailable)?;
-                introspector.ask(text, Digest::of(text), None, reuse).await
+                Ok(introspector.ask(text, Digest::of(text), None, reuse).await?)
             }
         }
     }
@@ -277,20 +287,20 @@ impl Verifier {
     /// Asks the issuer of a JWT that was verified here whether it still counts, where that is configured.
     async fn confirmed(
         &self,
-        text: &str,
+        bearer: Bearer<'_>,
         token: Arc<VerifiedToken>,
         accepted: &[usize],
         reuse: Reuse,
-    ) -> Result<Arc<VerifiedToken>, Refusal> {
+    ) -> Result<Arc<VerifiedToken>, BearerError> {
         let Some(introspector) = &self.issuers[token.issuer_index()].introspector else { return Ok(token) };
         // Nobody is asked about a token that is refused anyway.
         self.accept_now(&token, accepted)?;
-        let digest = Digest::of(text);
+        let digest = Digest::of(bearer.as_bytes());
         let kept = if reuse == Reuse::Kept { introspector.kept(&digest) } else { None };
-        match kept {
-            Some(answer) => answer,
-            None => introspector.ask(text, digest, Some(&token), reuse).await,
-        }
+        Ok(match kept {
+            Some(answer) => answer?,
+            None => introspector.ask(bearer.text()?, digest, Some(&token), reuse).await?,
+        })
     }
 
     /// An opaque token of the embedded server, by what its store knows of it.

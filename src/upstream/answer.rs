@@ -10,6 +10,8 @@ use http::{Method, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
 
+use crate::net::headers::{connection_options, is_hop_by_hop, named_by};
+
 /// Largest head of an answer, and largest trailers.
 const HEAD_BYTES: usize = 128 * 1024;
 /// Fields in the head of an answer.
@@ -25,88 +27,165 @@ pub(super) enum Length {
     UntilClose,
 }
 
-impl Length {
-    /// RFC 9112 section 6.3. What framed the message is gone from `head`, but for one length.
-    pub(super) fn of(head: &mut Response<()>, asked: &Method) -> io::Result<Self> {
-        let chunked = is_chunked(head.headers())?;
-        let length = content_length(head.headers())?;
-        let version = head.version();
-        let headers = head.headers_mut();
-        headers.remove(header::TRANSFER_ENCODING);
-        if chunked {
-            headers.remove(header::CONTENT_LENGTH);
-        } else if let Some(length) = length {
-            // Said twice alike, it is said once.
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+/// The head of an answer. What it said of its own hop alone is gone, but for that of a switch of protocols.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) response: Response<()>,
+    pub(super) length: Length,
+    /// Whether the server goes on with the connection after this answer (RFC 9112 section 9.3).
+    pub(super) goes_on: bool,
+}
+
+/// What fields say of the hop.
+#[derive(Default)]
+struct Hop<'a> {
+    chunked: bool,
+    /// As a number, and as it is written.
+    length: Option<(u64, &'a [u8])>,
+    closes: bool,
+    stays: bool,
+    /// Fields that are the hop's beside the usual ones.
+    named: Vec<HeaderName>,
+}
+
+impl<'a> Hop<'a> {
+    /// Takes a length. Said twice alike, it is said once: gives the first alone.
+    fn length(&mut self, text: &'a [u8]) -> io::Result<Option<u64>> {
+        let known = self.length.map(|(_, known)| known);
+        let digits = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let length = digits.and_then(|digits| digits.parse().ok()).filter(|_| known.is_none_or(|known| known == text));
+        let length = length.ok_or_else(|| invalid("a length that is none"))?;
+        self.length = Some((length, text));
+        Ok(known.is_none().then_some(length))
+    }
+
+    /// No other coding was asked for, and none could be passed on.
+    fn coding(&mut self, value: &HeaderValue) -> io::Result<()> {
+        let chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
+        match chunked && !std::mem::replace(&mut self.chunked, true) {
+            true => Ok(()),
+            false => Err(invalid("a transfer coding that nobody asked for")),
         }
+    }
+
+    fn connection(&mut self, value: &HeaderValue) {
+        for option in connection_options(value) {
+            self.closes |= option.eq_ignore_ascii_case(b"close");
+            self.stays |= option.eq_ignore_ascii_case(b"keep-alive");
+            self.named.extend(named_by(option));
+        }
+    }
+
+    /// RFC 9112 section 6.3.
+    fn framing(&self, status: StatusCode, version: Version, asked: &Method) -> io::Result<Length> {
         if *asked == Method::HEAD
-            || head.status().is_informational()
-            || matches!(head.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+            || status.is_informational()
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         {
-            return Ok(Self::Bytes(0));
+            return Ok(Length::Bytes(0));
         }
-        match (chunked, length) {
+        match (self.chunked, self.length) {
             (true, _) if version == Version::HTTP_10 => Err(invalid("chunks in an answer of HTTP/1.0")),
-            (true, _) => Ok(Self::Chunked),
-            (false, Some(length)) => Ok(Self::Bytes(length)),
-            (false, None) => Ok(Self::UntilClose),
+            (true, _) => Ok(Length::Chunked),
+            (false, Some((length, _))) => Ok(Length::Bytes(length)),
+            (false, None) => Ok(Length::UntilClose),
         }
     }
-}
 
-/// No other coding was asked for, and none could be passed on.
-fn is_chunked(headers: &HeaderMap) -> io::Result<bool> {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    match (codings.next().map(HeaderValue::as_bytes), codings.next()) {
-        (None, _) => Ok(false),
-        (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(true),
-        _ => Err(invalid("a transfer coding that nobody asked for")),
+    fn goes_on(&self, length: Length, version: Version) -> bool {
+        length != Length::UntilClose && if version == Version::HTTP_11 { !self.closes } else { self.stays }
     }
 }
 
-fn content_length(headers: &HeaderMap) -> io::Result<Option<u64>> {
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(first) = lengths.next() else { return Ok(None) };
-    let digits = first.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    let length = digits.and_then(|digits| digits.parse().ok()).filter(|_| lengths.all(|other| other == first));
-    length.map(Some).ok_or_else(|| invalid("a length that is none"))
+/// Takes the head of an answer to `asked` out of `input`, when all of it is there; what was said before it for information is
+/// dropped. `searched` is how much of the input was searched in vain before.
+pub(super) fn take_head(input: &mut BytesMut, searched: &mut usize, asked: &Method) -> io::Result<Option<Head>> {
+    loop {
+        let Some(bytes) = take_fields(input, searched)? else { return Ok(None) };
+        let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
+        let mut parsed = httparse::Response::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        let complete = config.parse_response_with_uninit_headers(&mut parsed, &bytes, &mut fields).map_err(invalid)?;
+        if !complete.is_complete() {
+            return Err(invalid("a head that ends too early"));
+        }
+        let status = StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(invalid)?;
+        if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+            continue;
+        }
+        let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+        let mut response = Response::new(());
+        (*response.version_mut(), *response.status_mut()) = (version, status);
+        let reason = parsed.reason.unwrap_or_default();
+        if status.canonical_reason() != Some(reason)
+            && let Ok(reason) = ReasonPhrase::try_from(reason.as_bytes())
+        {
+            response.extensions_mut().insert(reason);
+        }
+        let mut hop = Hop::default();
+        let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+        *response.headers_mut() = travelling(&bytes, parsed.headers, switches, &mut hop)?;
+        let length = hop.framing(status, version, asked)?;
+        return Ok(Some(Head { response, length, goes_on: hop.goes_on(length, version) }));
+    }
 }
 
-/// Takes a head out of `input`, when all of it is there. `searched` is how much of it was searched in vain before.
-pub(super) fn take_head(input: &mut BytesMut, searched: &mut usize) -> io::Result<Option<Response<()>>> {
-    let Some(bytes) = take_fields(input, searched)? else { return Ok(None) };
-    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
-    let mut parsed = httparse::Response::new(&mut []);
-    let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &bytes, &mut fields);
-    if !status.map_err(invalid)?.is_complete() {
-        return Err(invalid("a head that ends too early"));
-    }
-    let mut head = Response::new(());
-    *head.version_mut() = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    *head.status_mut() = StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(invalid)?;
-    let reason = parsed.reason.unwrap_or_default();
-    if head.status().canonical_reason() != Some(reason)
-        && let Ok(reason) = ReasonPhrase::try_from(reason.as_bytes())
-    {
-        head.extensions_mut().insert(reason);
-    }
-    *head.headers_mut() = fields_of(&bytes, parsed.headers)?;
-    Ok(Some(head))
-}
-
-/// Values are not copied: they are parts of `bytes`.
-fn fields_of(bytes: &Bytes, parsed: &[httparse::Header<'_>]) -> io::Result<HeaderMap> {
-    let mut fields = HeaderMap::with_capacity(parsed.len());
+/// The fields of a head that go further; what the others say of the hop comes to be known.
+fn travelling<'a>(
+    bytes: &Bytes,
+    parsed: &[httparse::Header<'a>],
+    switches: bool,
+    hop: &mut Hop<'a>,
+) -> io::Result<HeaderMap> {
+    // With room for the request's id.
+    let mut fields = HeaderMap::with_capacity(parsed.len() + 1);
     for field in parsed {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(invalid)?;
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(invalid)?;
-        fields.append(name, value);
+        let (name, mut value) = name_and_value(bytes, field)?;
+        let travels = match name.as_str() {
+            "content-length" => match hop.length(field.value)? {
+                Some(length) if field.value.starts_with(b"0") => {
+                    value = length.into();
+                    true
+                }
+                length => length.is_some(),
+            },
+            "transfer-encoding" => {
+                hop.coding(&value)?;
+                false
+            }
+            "connection" => {
+                hop.connection(&value);
+                switches
+            }
+            // Trailers themselves travel on, so their announcement does.
+            "trailer" => true,
+            _ => switches || !is_hop_by_hop(&name),
+        };
+        if travels {
+            fields.append(name, value);
+        }
+    }
+    if hop.chunked && hop.length.is_some() {
+        fields.remove(header::CONTENT_LENGTH);
+    }
+    for name in hop.named.iter().filter(|name| !switches && **name != header::TRAILER) {
+        fields.remove(name);
     }
     Ok(fields)
 }
 
+/// The value is not copied: it is a part of `bytes`.
+fn name_and_value(bytes: &Bytes, field: &httparse::Header<'_>) -> io::Result<(HeaderName, HeaderValue)> {
+    let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(invalid)?;
+    let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(invalid)?;
+    Ok((name, value))
+}
+
 /// Takes a head or trailers with the empty line that ends them.
 fn take_fields(input: &mut BytesMut, searched: &mut usize) -> io::Result<Option<Bytes>> {
+    if input.len() == *searched {
+        return Ok(None);
+    }
     // The last line may have come without what follows it.
     let from = searched.saturating_sub(2);
     let end = memchr::memchr_iter(b'\n', &input[from..]).find_map(|at| match &input[from + at + 1..] {
@@ -216,7 +295,10 @@ impl Answer {
         }
         let mut fields = [httparse::EMPTY_HEADER; FIELDS];
         match httparse::parse_headers(&bytes, &mut fields).map_err(invalid)? {
-            httparse::Status::Complete((_, parsed)) => Ok(Some(Frame::trailers(fields_of(&bytes, parsed)?))),
+            httparse::Status::Complete((_, parsed)) => {
+                let fields = parsed.iter().map(|field| name_and_value(&bytes, field));
+                Ok(Some(Frame::trailers(fields.collect::<io::Result<HeaderMap>>()?)))
+            }
             httparse::Status::Partial => Err(invalid("trailers that end too early")),
         }
     }
@@ -242,4 +324,33 @@ fn data(input: &mut BytesMut, bytes: usize) -> Frame<Bytes> {
 
 fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_of_the_hop_ends_with_it() {
+        let hop =
+            "Connection: X-Hop, Trailer, Content-Length\r\nX-Hop: a\r\nKeep-Alive: timeout=5\r\nTrailer: T\r\nA: b\r\n";
+        for (status, fields, left) in [
+            ("200", "Content-Length: 007\r\n", &["content-length: 7"][..]),
+            (
+                "200",
+                "Content-Length: 7\r\nContent-Length: 7\r\nA: b\r\nA: c\r\n",
+                &["a: b", "a: c", "content-length: 7"],
+            ),
+            ("200", "Content-Length: 7\r\nTransfer-Encoding: chunked\r\n", &[]),
+            ("200", &format!("Content-Length: 7\r\n{hop}"), &["a: b", "content-length: 7", "trailer: T"]),
+            ("101", "Connection: upgrade\r\nUpgrade: x\r\n", &["connection: upgrade", "upgrade: x"]),
+        ] {
+            let said = format!("HTTP/1.1 103 Early Hints\r\nE: h\r\n\r\nHTTP/1.1 {status} x\r\n{fields}\r\n");
+            let head = take_head(&mut BytesMut::from(&*said), &mut 0, &Method::GET).unwrap().unwrap();
+            let line = |(name, value): (&HeaderName, &HeaderValue)| format!("{name}: {}", value.to_str().unwrap());
+            let mut found: Vec<_> = head.response.headers().iter().map(line).collect();
+            found.sort_unstable();
+            assert_eq!(found, left, "{said}");
+        }
+    }
 }

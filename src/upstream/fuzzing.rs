@@ -9,14 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
-use http::{Method, Request};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Slot;
-use super::http1::Http1;
+use super::http1::{Http1, Unanswered};
+use super::{Head, Slot};
 use crate::net::body::RequestBody;
+use crate::net::headers::Fields;
 
 /// A first byte for the method, and what a server says to it before it closes.
 pub fn answer(data: &[u8]) {
@@ -47,9 +49,8 @@ pub(super) fn is_read_alike(method: &Method, said: &[u8]) {
 /// The answer, if it came to its end.
 pub(super) fn read_here(method: &Method, said: &[u8], piece: usize) -> Option<Reading> {
     let mut connection = Http1::new(Server::new(said, piece), Slot::take(&Arc::default(), 1)?);
-    let request = Request::builder().method(method).body(()).ok()?;
     let exchange = async {
-        let head = connection.send(&request, RequestBody::empty()).await.ok()?;
+        let head = ask(&mut connection, method.clone()).await.ok()?;
         let mut body = Vec::new();
         while let Some(frame) = poll_fn(|cx| connection.poll_frame(cx)).await {
             body.extend(frame.ok()?.into_data().unwrap_or_default());
@@ -57,6 +58,12 @@ pub(super) fn read_here(method: &Method, said: &[u8], piece: usize) -> Option<Re
         Some((head.status().as_u16(), body))
     };
     run(exchange)
+}
+
+/// Sends a request that says next to nothing.
+pub(super) async fn ask(connection: &mut Box<Http1>, method: Method) -> Result<Response<()>, Unanswered> {
+    let head = Head { method, target: PathAndQuery::from_static("/"), host: None, fields: Fields::default() };
+    connection.send(&head, &HeaderValue::from_static("a"), RequestBody::empty()).await
 }
 
 /// A server that says so much when it is asked, in pieces, and then closes.

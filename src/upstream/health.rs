@@ -4,13 +4,14 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use http::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
+use http::header::{CONNECTION, HeaderValue, USER_AGENT};
 use http::uri::PathAndQuery;
-use http::{Request, StatusCode};
+use http::{Method, StatusCode};
 
 use super::pool::{Sender, to_http2};
-use super::{Server, Slot, Upstream};
+use super::{Head, Server, Slot, Upstream};
 use crate::net::body::RequestBody;
+use crate::net::headers::Fields;
 
 /// Checks in a row that fail before the server is out.
 const FAILURES: u32 = 3;
@@ -79,19 +80,18 @@ async fn check(server: &Server, health: &Health) -> Result<(), Ill> {
     let limit = health.interval.clamp(TIMEOUT.0, TIMEOUT.1);
     let exchange = async {
         let slot = Slot::take(&Arc::default(), 1).ok_or_else(|| std::io::Error::other("no place"))?;
-        let mut request = Request::new(());
-        *request.uri_mut() = health.path.clone().into();
-        let headers = request.headers_mut();
-        headers.insert(HOST, server.authority.clone());
-        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))));
+        let agent = HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION")));
+        let mut fields = Fields::default();
+        fields.push(USER_AGENT, agent);
+        let mut head = Head { method: Method::GET, target: health.path.clone(), host: None, fields };
         let status = match server.connector.connect(slot).await? {
             Sender::Http1(mut connection) => {
-                request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                let answer = connection.send(&request, RequestBody::empty()).await;
+                head.fields.push(CONNECTION, HeaderValue::from_static("close"));
+                let answer = connection.send(&head, &server.authority, RequestBody::empty()).await;
                 answer.map_err(|unanswered| unanswered.error)?.status()
             }
             Sender::Http2(mut sender) => {
-                let request = to_http2(request.map(|()| RequestBody::empty()), server.connector.is_tls());
+                let request = to_http2(&head, &server.authority, RequestBody::empty(), server.connector.is_tls());
                 sender.send_request(request).await?.status()
             }
         };

@@ -6,14 +6,14 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Method, Response};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::Slot;
-use super::answer::{self, Answer, Length};
+use super::answer::{self, Answer};
 use super::balance::Running;
+use super::{Head, Slot};
 use crate::net::body::{BodyError, RequestBody};
 
 /// What is read at once, at first and at most: fewer system calls for big bodies, a bounded buffer for each connection.
@@ -86,11 +86,12 @@ impl Http1 {
     /// Sends a request and gives the head of its answer; the body comes with [`Self::poll_frame`].
     pub(super) async fn send(
         self: &mut Box<Self>,
-        request: &Request<()>,
+        head: &Head,
+        host: &HeaderValue,
         body: RequestBody,
     ) -> Result<Response<()>, Unanswered> {
         (self.heard, self.keep) = (false, true);
-        self.output.begin(request, body);
+        self.output.begin(head, host, body);
         // Whoever is ready in this turn goes first, so that what is sent to servers leaves together: each time one is woken
         // from its sleep costs more than this.
         let mut turned = false;
@@ -102,8 +103,8 @@ impl Http1 {
             Poll::Pending
         })
         .await;
-        let head = std::future::poll_fn(|cx| self.poll_head(cx, request.method())).await;
-        head.map_err(|error| Unanswered { error, unsent: self.output.unsent(), heard: self.heard })
+        let answer = std::future::poll_fn(|cx| self.poll_head(cx, &head.method)).await;
+        answer.map_err(|error| Unanswered { error, unsent: self.output.unsent(), heard: self.heard })
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<io::Result<Response<()>>> {
@@ -113,14 +114,10 @@ impl Http1 {
             return Poll::Ready(Err(failure));
         }
         loop {
-            while let Some(mut head) = answer::take_head(&mut self.input, &mut self.searched)? {
-                if head.status().is_informational() && head.status() != StatusCode::SWITCHING_PROTOCOLS {
-                    continue;
-                }
-                let length = Length::of(&mut head, method)?;
-                self.keep = length != Length::UntilClose && goes_on(&head);
-                self.answer = Answer::new(length);
-                return Poll::Ready(Ok(head));
+            if let Some(head) = answer::take_head(&mut self.input, &mut self.searched, method)? {
+                self.keep = head.goes_on;
+                self.answer = Answer::new(head.length);
+                return Poll::Ready(Ok(head.response));
             }
             if ready!(self.poll_read(cx))? == 0 {
                 // Why the request could not be sent says more than that there is no answer.
@@ -199,15 +196,6 @@ impl Http1 {
     }
 }
 
-/// Whether the server goes on with the connection after this answer (RFC 9112 section 9.3).
-fn goes_on(head: &Response<()>) -> bool {
-    let says = |token| crate::net::headers::has_token(head.headers(), header::CONNECTION, token);
-    match head.version() {
-        Version::HTTP_11 => !says("close"),
-        _ => says("keep-alive"),
-    }
-}
-
 /// A request on its way out.
 #[derive(Debug, Default)]
 struct Output {
@@ -237,10 +225,10 @@ enum Framing {
 }
 
 impl Output {
-    fn begin(&mut self, request: &Request<()>, body: RequestBody) {
+    fn begin(&mut self, head: &Head, host: &HeaderValue, body: RequestBody) {
         let length = body.size_hint().exact();
         self.before.clear();
-        write_head(&mut self.before, request, length);
+        write_head(&mut self.before, head, host, length);
         self.framing = length.map_or(Framing::Chunked, Framing::Length);
         (self.written, self.begun, self.sent, self.failure) = (0, false, false, None);
         (self.chunk, self.after) = (Bytes::new(), b"");
@@ -355,29 +343,34 @@ fn wrote(polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
 }
 
 /// What is said of the body is what will be sent, whatever the fields say.
-fn write_head(head: &mut Vec<u8>, request: &Request<()>, length: Option<u64>) {
-    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    for part in [request.method().as_str().as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\n"] {
-        head.extend_from_slice(part);
-    }
-    let mut field = |name: &HeaderName, value: &[u8]| {
-        for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
-            head.extend_from_slice(part);
-        }
-    };
-    let headers: &HeaderMap<HeaderValue> = request.headers();
-    for (name, value) in headers {
-        if *name != header::CONTENT_LENGTH && *name != header::TRANSFER_ENCODING {
-            field(name, value.as_bytes());
+fn write_head(text: &mut Vec<u8>, head: &Head, host: &HeaderValue, length: Option<u64>) {
+    text.extend_from_slice(head.method.as_str().as_bytes());
+    text.push(b' ');
+    text.extend_from_slice(head.target.as_str().as_bytes());
+    text.extend_from_slice(b" HTTP/1.1\r\n");
+    write_field(text, &header::HOST, host.as_bytes());
+    let mut announced = false;
+    for (name, value) in head.fields.iter() {
+        match name {
+            &header::CONTENT_LENGTH => announced = true,
+            &header::TRANSFER_ENCODING => {}
+            name => write_field(text, name, value.as_bytes()),
         }
     }
     match length {
         // Of most requests nothing has to be said.
-        Some(0) if !headers.contains_key(header::CONTENT_LENGTH) => {}
-        Some(length) => field(&header::CONTENT_LENGTH, length.to_string().as_bytes()),
-        None => field(&header::TRANSFER_ENCODING, b"chunked"),
+        Some(0) if !announced => {}
+        Some(length) => write_field(text, &header::CONTENT_LENGTH, length.to_string().as_bytes()),
+        None => write_field(text, &header::TRANSFER_ENCODING, b"chunked"),
     }
-    head.extend_from_slice(b"\r\n");
+    text.extend_from_slice(b"\r\n");
+}
+
+fn write_field(text: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+    text.extend_from_slice(name.as_str().as_bytes());
+    text.extend_from_slice(b": ");
+    text.extend_from_slice(value);
+    text.extend_from_slice(b"\r\n");
 }
 
 /// A connection that speaks something else from now on; its place is taken for as long as it lives.
@@ -425,11 +418,13 @@ impl AsyncWrite for Switched {
 mod tests {
     use std::sync::Arc;
 
+    use http::uri::PathAndQuery;
     use proptest::prelude::*;
     use tokio::io::{AsyncWriteExt, DuplexStream};
 
-    use super::super::fuzzing::{is_read_alike, read_here};
+    use super::super::fuzzing::{ask, is_read_alike, read_here};
     use super::*;
+    use crate::net::headers::Fields;
 
     fn connection() -> (Box<Http1>, DuplexStream) {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
@@ -533,7 +528,7 @@ mod tests {
         ] {
             let (mut connection, mut theirs) = connection();
             theirs.write_all(said.as_bytes()).await.unwrap();
-            connection.send(&Request::new(()), RequestBody::empty()).await.unwrap();
+            ask(&mut connection, Method::GET).await.unwrap();
             while let Some(frame) = std::future::poll_fn(|cx| connection.poll_frame(cx)).await {
                 frame.unwrap();
             }
@@ -550,7 +545,7 @@ mod tests {
         let (mut connection, theirs) = self::connection();
         drop(theirs);
         assert!(!connection.is_open());
-        let unanswered = connection.send(&Request::new(()), RequestBody::empty()).await.unwrap_err();
+        let unanswered = ask(&mut connection, Method::GET).await.unwrap_err();
         assert!(unanswered.unsent.is_some() && !unanswered.heard, "{unanswered:?}");
     }
 
@@ -563,11 +558,18 @@ mod tests {
             (&[("content-length", "5")], Some(3), "content-length: 3\r\n"),
             (&[("content-length", "5"), ("transfer-encoding", "gzip")], None, "transfer-encoding: chunked\r\n"),
         ] {
-            let request =
-                fields.iter().fold(Request::post("/a?b"), |request, (name, value)| request.header(*name, *value));
-            let mut head = Vec::new();
-            write_head(&mut head, &request.body(()).unwrap(), length);
-            assert_eq!(String::from_utf8(head).unwrap(), format!("POST /a?b HTTP/1.1\r\n{said}\r\n"));
+            let mut head = Head {
+                method: Method::POST,
+                target: PathAndQuery::from_static("/a?b"),
+                host: None,
+                fields: Fields::default(),
+            };
+            for (name, value) in fields {
+                head.fields.push(HeaderName::from_static(name), HeaderValue::from_static(value));
+            }
+            let mut text = Vec::new();
+            write_head(&mut text, &head, &HeaderValue::from_static("c"), length);
+            assert_eq!(String::from_utf8(text).unwrap(), format!("POST /a?b HTTP/1.1\r\nhost: c\r\n{said}\r\n"));
         }
     }
 }

@@ -19,7 +19,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Response};
 use prometheus::{Histogram, IntCounter};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -37,6 +38,7 @@ use budget::Budget;
 use standing::Standing;
 
 use crate::net::body::{BodyError, BodyOutcome, RequestBody};
+use crate::net::headers::Fields;
 use crate::policy::Permit;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, TlsError};
@@ -99,7 +101,7 @@ pub struct Upstream {
 #[derive(Debug)]
 struct Server {
     url: ServerUrl,
-    authority: http::HeaderValue,
+    authority: HeaderValue,
     connector: connect::Connector,
     standing: Standing,
     /// Of the url, for `balance = "hash"`.
@@ -133,7 +135,7 @@ impl Upstream {
     pub fn new(settings: Settings, metrics: &Metrics) -> Result<Self, TlsError> {
         let server = |url: &ServerUrl| {
             Ok(Server {
-                authority: http::HeaderValue::from_str(&url.authority())
+                authority: HeaderValue::from_str(&url.authority())
                     .map_err(|_| TlsError::ServerName(url.to_string()))?,
                 connector: connect::Connector::new(url, &settings)?,
                 standing: Standing::new(),
@@ -249,13 +251,22 @@ impl Upstream {
     }
 }
 
+/// The head of a request for an upstream.
+#[derive(Debug)]
+pub struct Head {
+    pub method: Method,
+    pub target: PathAndQuery,
+    /// Absent: the authority of the server that takes the request.
+    pub host: Option<HeaderValue>,
+    /// All but `Host`.
+    pub fields: Fields,
+}
+
 /// A request ready to go, but for the server that will take it.
 #[derive(Debug)]
 pub struct Outgoing {
-    /// The target is a path and query; no `Host` yet, unless it is kept or literal.
-    pub request: Request<RequestBody>,
-    /// Fill in the chosen server's authority as `Host`.
-    pub host_of_server: bool,
+    pub head: Head,
+    pub content: RequestBody,
     /// From the end of the request to the response head; absent: the upstream's.
     pub timeout: Option<Duration>,
     pub body: BodyOutcome,
@@ -318,19 +329,15 @@ impl Pools {
         outgoing: Outgoing,
     ) -> Result<Response<ResponseBody>, SendError> {
         let upstream = &self.upstreams[index];
-        let Outgoing { request, host_of_server, body, .. } = outgoing;
-        let (parts, mut content) = request.into_parts();
-        let mut request = Request::from_parts(parts, ());
+        let Outgoing { head, mut content, body, .. } = outgoing;
         // What is sent again must be the same in full: only a request without a body can be kept.
         let repeatable = content.is_empty() && upstream.settings.retries > 0;
-        let idempotent = is_idempotent(request.method());
+        let idempotent = is_idempotent(&head.method);
         let mut retries_left = upstream.settings.retries;
         loop {
             let choice = progress.choice;
             let server = &upstream.servers[choice.place];
-            if host_of_server {
-                request.headers_mut().insert(http::header::HOST, server.authority.clone());
-            }
+            let host = head.host.as_ref().unwrap_or(&server.authority);
             let began = choice.trial.then(Instant::now);
             let took = || began.map_or(Duration::ZERO, |began| began.elapsed());
             progress.shared = None;
@@ -342,7 +349,7 @@ impl Pools {
                     }
                     error
                 }
-                Ok(connection) => match connection.send(&request, content, &mut progress.shared).await {
+                Ok(connection) => match connection.send(&head, host, content, &mut progress.shared).await {
                     Ok(response) => {
                         upstream.answered(choice);
                         return Ok(response.map(|body| body.counted(progress.running.take())));
@@ -409,8 +416,7 @@ impl SendError {
     }
 }
 
-fn is_idempotent(method: &http::Method) -> bool {
-    use http::Method;
+fn is_idempotent(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(method)
 }
 

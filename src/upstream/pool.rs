@@ -4,8 +4,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use http::uri::{Authority, Scheme};
-use http::{Request, Response, StatusCode};
+use http::uri::{self, Authority, Scheme};
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use hyper::client::conn::http2;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::balance::Choice;
 use super::http1::{Http1, Unanswered};
 use super::resolve::RENEWAL;
-use super::{ResponseBody, SendError, Slot, Upstream};
+use super::{Head, ResponseBody, SendError, Slot, Upstream};
 use crate::net::body::RequestBody;
 
 /// Longest that an unused connection is kept.
@@ -324,14 +324,15 @@ impl Connection {
     /// Sends the request; tells in `on` if that is on a connection which others use too.
     pub(super) async fn send(
         self,
-        request: &Request<()>,
+        head: &Head,
+        host: &HeaderValue,
         body: RequestBody,
         on: &mut Option<SharedConnection>,
     ) -> Result<Response<ResponseBody>, SendFailure> {
         let Self { sender, pool, generation, reused } = self;
         match sender {
             Sender::Http1(mut connection) => {
-                let response = connection.send(request, body).await.map_err(|unanswered| {
+                let response = connection.send(head, host, body).await.map_err(|unanswered| {
                     let Unanswered { error, unsent, heard } = unanswered;
                     SendFailure { error, unsent, unprocessed: false, heard, reused }
                 })?;
@@ -342,9 +343,8 @@ impl Connection {
                 }))
             }
             Sender::Http2(mut sender) => {
-                let tls = pool.tls;
+                let request = to_http2(head, host, body, pool.tls);
                 let shared = on.insert(SharedConnection { pool, generation });
-                let request = to_http2(request.clone().map(|()| body), tls);
                 let response = sender.try_send_request(request).await.map_err(|mut failure| {
                     let unsent = failure.take_message().map(Request::into_body);
                     let error = failure.into_error();
@@ -371,24 +371,29 @@ fn is_unprocessed(error: &h2::Error) -> bool {
 }
 
 /// HTTP/2 wants the authority in the target instead of `Host`.
-pub(super) fn to_http2(mut request: Request<RequestBody>, tls: bool) -> Request<RequestBody> {
-    *request.version_mut() = http::Version::HTTP_2;
-    let host = request.headers_mut().remove(http::header::HOST);
-    let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    parts.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+pub(super) fn to_http2(head: &Head, host: &HeaderValue, body: RequestBody, tls: bool) -> Request<RequestBody> {
+    let mut parts = uri::Parts::default();
+    parts.authority = Authority::try_from(host.as_bytes()).ok();
     parts.scheme = match (&parts.authority, tls) {
         (None, _) => None,
         (Some(_), true) => Some(Scheme::HTTPS),
         (Some(_), false) => Some(Scheme::HTTP),
     };
-    *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
+    parts.path_and_query = Some(head.target.clone());
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+    *request.version_mut() = http::Version::HTTP_2;
+    *request.headers_mut() = head.fields.iter().cloned().collect();
     request
 }
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
     use tokio::io::AsyncWriteExt;
 
+    use super::super::fuzzing::ask;
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -399,7 +404,7 @@ mod tests {
             let (ours, mut theirs) = tokio::io::duplex(1 << 10);
             let mut connection = Http1::new(ours, slot);
             theirs.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
-            connection.send(&Request::new(()), RequestBody::empty()).await.unwrap();
+            ask(&mut connection, Method::GET).await.unwrap();
             tokio::time::advance(age).await;
             pool.give_back(connection);
             assert_eq!(pool.lock().len(), kept, "{named} {age:?}");

@@ -393,8 +393,9 @@ fn x7_an_answer_from_before_a_refusal_brings_no_token_back() {
         let (held, asked) = (gate.clone(), AtomicBool::new(false));
         // What it says first, it says before the token is revoked, and slowly.
         let server = RecordingUpstream::scripted(move |exchange| {
-            exchange.read_body()?;
+            // Before it is told that the request is there: the next one may follow at once.
             let answer = if asked.swap(true, Ordering::Relaxed) { json!({ "active": false }) } else { good() };
+            exchange.read_body()?;
             if answer["active"] == true {
                 held.wait();
             }

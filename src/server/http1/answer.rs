@@ -11,7 +11,7 @@ use hyper::ext::ReasonPhrase;
 
 use super::head::Facts;
 use crate::clock::{Clock, UnixSeconds};
-use crate::net::headers::is_token_of;
+use crate::net::headers::has_token;
 use crate::net::http1::number;
 
 /// How the caller finds the end of an answer's body.
@@ -47,7 +47,7 @@ pub(super) fn write_head(out: &mut Vec<u8>, head: &Parts, body: &impl Body, requ
             // Of an answer without a body, it says what another would have.
             header::CONTENT_LENGTH if request.method != Method::HEAD => continue,
             header::TRAILER if !matches!(coding, Coding::Chunked(_)) => continue,
-            header::CONNECTION => closes |= is_token_of(value, "close"),
+            header::CONNECTION => closes |= has_token([value], "close"),
             header::DATE => dated = true,
             _ => {}
         }

@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode, Uri, Version};
 
-use crate::net::headers::is_token_of;
+use crate::net::headers::has_token;
 use crate::net::http1::{Malformed, Remaining, end_of_fields, number};
 
 /// Longest target.
@@ -124,8 +124,8 @@ fn parse(bytes: &Bytes, most: Most) -> Result<Head, Unfit> {
             header::CONTENT_LENGTH => said.length(&value)?,
             header::TRANSFER_ENCODING => said.coding(&value)?,
             header::CONNECTION => {
-                said.close |= is_token_of(&value, "close");
-                said.keep_alive |= is_token_of(&value, "keep-alive");
+                said.close |= has_token([&value], "close");
+                said.keep_alive |= has_token([&value], "keep-alive");
             }
             header::EXPECT => said.expects_continue = value.as_bytes().eq_ignore_ascii_case(b"100-continue"),
             header::UPGRADE => said.upgrade = true,
