@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use divan::Bencher;
 use http::Method;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -162,7 +162,7 @@ fn span(bencher: Bencher<'_, '_>, sample: f64) {
     let settings = Settings {
         url: EndpointUrl::parse("http://127.0.0.1:4318/v1/traces").expect("a URL"),
         ca: None,
-        headers: HeaderMap::new(),
+        headers: http::HeaderMap::new(),
         service_name: "bench".to_owned(),
         sample,
         timeout: Duration::from_secs(10),

@@ -15,7 +15,9 @@ use super::route::Route;
 use crate::authorization_server;
 use crate::net::body::{BodyOutcome, RequestBody};
 use crate::net::forwarded::{self, Origin};
-use crate::net::headers::{Fields, connection_lines, has_token, is_hop_by_hop, named_by_connection, remove_hop_by_hop};
+use crate::net::headers::{
+    Fields, connection_lines, has_token, is_hop_by_hop, is_token_of, named_by_connection, remove_hop_by_hop,
+};
 use crate::net::trace_context::{TRACEPARENT, TraceParent};
 use crate::policy::Permit;
 use crate::routing::path::CanonicalPath;
@@ -239,7 +241,7 @@ impl Kept {
                     continue;
                 }
                 Fate::Te => {
-                    kept.trailers_wanted |= has_token([&value], "trailers");
+                    kept.trailers_wanted |= is_token_of(&value, "trailers");
                     continue;
                 }
                 Fate::Cookie => kept.cookies = true,

@@ -117,11 +117,12 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Whether one of the comma-separated tokens of a field's lines is `token`, without regard to case.
 pub fn has_token<'a>(lines: impl IntoIterator<Item = &'a HeaderValue>, token: &str) -> bool {
-    lines
-        .into_iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|part| part.trim().eq_ignore_ascii_case(token))
+    lines.into_iter().any(|value| is_token_of(value, token))
+}
+
+/// The same of one line.
+pub fn is_token_of(value: &HeaderValue, token: &str) -> bool {
+    value.to_str().is_ok_and(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
 }
 
 #[cfg(test)]
