@@ -1,18 +1,24 @@
 //! What both sides of an HTTP/1.1 hop share (RFC 9112): where lines and bodies end, and bytes on their way out.
 
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Frame, SizeHint};
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-/// Fields of trailers.
-const TRAILERS: usize = 64;
+/// What is read at once, at first and at most: fewer system calls for big bodies, a bounded buffer for each connection.
+pub const READ_BYTES: (usize, usize) = (8 * 1024, 256 * 1024);
+/// The first bytes on a connection that rests are read without a buffer of its own.
+const PROBE_BYTES: usize = 2 * 1024;
 /// Longest line with the size of a chunk; what follows the size means nothing to anybody.
 const CHUNK_LINE_BYTES: usize = 1024;
+/// What is copied to what comes before it rather than sent from where it is, which takes a costlier system call.
+const COPIED: usize = 4 * 1024;
+/// Buffers that grew beyond this are not kept for the next message.
+const KEPT_BYTES: usize = 16 * 1024;
 /// Longest size of a chunk, in digits.
 const SIZE_DIGITS: usize = 16;
 
@@ -27,6 +33,8 @@ pub enum Malformed {
     Trailers,
     #[error("a head or trailers that are too large")]
     TooLarge,
+    #[error("too many fields")]
+    TooMany,
 }
 
 impl From<Malformed> for io::Error {
@@ -35,24 +43,142 @@ impl From<Malformed> for io::Error {
     }
 }
 
-/// The end of lines that each end in CRLF, behind the empty one, among the first `most` bytes. `searched` bytes were looked
-/// through in vain before.
-pub fn end_of_fields(input: &[u8], searched: &mut usize, most: usize) -> Result<Option<usize>, Malformed> {
-    let from = *searched;
-    // Where it stops, it does so however the bytes come.
-    let seen = &input[..input.len().min(most)];
-    for at in memchr::memchr_iter(b'\n', &seen[from..]) {
-        match &seen[..from + at] {
-            [b'\r'] | [.., b'\n', b'\r'] => {
-                *searched = 0;
-                return Ok(Some(from + at + 1));
+/// What a head, or trailers, may come to.
+#[derive(Clone, Copy, Debug)]
+pub struct Most {
+    pub bytes: usize,
+    pub fields: usize,
+}
+
+/// What ends a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineEnd {
+    CrLf,
+    /// Old servers write an LF alone (RFC 9112 section 2.2).
+    AnyLf,
+}
+
+/// The lines of a head or of trailers, found as the bytes come.
+#[derive(Debug, Default)]
+pub struct Lines {
+    /// The place behind each line.
+    ends: Vec<usize>,
+    /// Bytes that were looked through in vain.
+    searched: usize,
+}
+
+impl Lines {
+    /// Takes lines and the empty one that ends them out of `input`, when all of them are there. Where it fails, it does so
+    /// however the bytes come.
+    pub fn take(&mut self, input: &mut BytesMut, most: Most, end: LineEnd) -> Result<Option<Bytes>, Malformed> {
+        if self.searched == 0 {
+            self.ends.clear();
+        }
+        let from = std::mem::take(&mut self.searched);
+        let seen = &input[..input.len().min(most.bytes)];
+        for at in memchr::memchr_iter(b'\n', &seen[from..]) {
+            let at = from + at;
+            let line = &seen[self.ends.last().copied().unwrap_or(0)..at];
+            if end == LineEnd::CrLf && line.last() != Some(&b'\r') {
+                return Err(Malformed::LineEnd);
             }
-            [.., b'\r'] => {}
-            _ => return Err(Malformed::LineEnd),
+            if matches!(line, [] | [b'\r']) {
+                return Ok(Some(input.split_to(at + 1).freeze()));
+            }
+            // With the one that begins a head.
+            if self.ends.len() > most.fields {
+                return Err(Malformed::TooMany);
+            }
+            self.ends.push(at + 1);
+        }
+        self.searched = seen.len();
+        if input.len() > most.bytes { Err(Malformed::TooLarge) } else { Ok(None) }
+    }
+
+    /// How many were taken, but for the empty one.
+    pub fn count(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Those of the bytes that were taken, without their ends.
+    pub fn of<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let mut start = 0;
+        self.ends.iter().map(move |end| {
+            let line = &bytes[std::mem::replace(&mut start, *end)..*end - 1];
+            line.strip_suffix(b"\r").unwrap_or(line)
+        })
+    }
+}
+
+/// What was read and not taken.
+#[derive(Debug)]
+pub struct Input {
+    pub bytes: BytesMut,
+    /// To be read at once; 0 of a connection that rests.
+    at_once: usize,
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Self { bytes: BytesMut::new(), at_once: READ_BYTES.0 }
+    }
+}
+
+impl Input {
+    /// Reads more. Gives 0 when the peer has closed.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut from: Pin<&mut (impl AsyncRead + ?Sized)>,
+    ) -> Poll<io::Result<usize>> {
+        if self.at_once == 0 {
+            let mut probe = [0; PROBE_BYTES];
+            let mut probe = ReadBuf::new(&mut probe);
+            ready!(from.poll_read(cx, &mut probe))?;
+            self.bytes.extend_from_slice(probe.filled());
+            self.at_once = READ_BYTES.0;
+            return Poll::Ready(Ok(probe.filled().len()));
+        }
+        // As long as half of it is free, it is shared by what is read after what.
+        if self.bytes.capacity() - self.bytes.len() < self.at_once / 2 {
+            self.bytes.reserve(self.at_once);
+        }
+        let room = self.bytes.capacity() - self.bytes.len();
+        let bytes = ready!(pin!(from.read_buf(&mut self.bytes)).poll(cx))?;
+        if bytes == room {
+            self.at_once = (self.at_once * 2).min(READ_BYTES.1);
+        }
+        Poll::Ready(Ok(bytes))
+    }
+
+    /// Lets go of what one message made large.
+    pub fn shrink(&mut self) {
+        self.at_once = READ_BYTES.0;
+        if self.bytes.is_empty() && self.bytes.capacity() > KEPT_BYTES {
+            self.bytes = BytesMut::new();
         }
     }
-    *searched = seen.len();
-    if input.len() > most { Err(Malformed::TooLarge) } else { Ok(None) }
+
+    /// Lets go of all of it until something comes, if nothing has.
+    pub fn rest(&mut self) {
+        if self.bytes.is_empty() {
+            (self.bytes, self.at_once) = (BytesMut::new(), 0);
+        }
+    }
+}
+
+/// A field (RFC 9112 section 5): no space before the colon, and no line that goes on with another. Name and value are judged
+/// by their types, which take all that they may have; a quote is no character of a name. The value is not copied: it is a
+/// part of `bytes`.
+pub fn field(bytes: &Bytes, line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let end = line.iter().position(|byte| matches!(byte, b':' | b'"'))?;
+    let (name, value) = line.split_at(end);
+    let mut value = value.strip_prefix(b":")?;
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    let name = HeaderName::from_bytes(name).ok()?;
+    Some((name, HeaderValue::from_maybe_shared(bytes.slice_ref(value)).ok()?))
 }
 
 /// A message's body, as far as it was not taken.
@@ -66,8 +192,7 @@ pub enum Remaining {
     /// Bytes of the chunk that have to come.
     Chunk(u64),
     ChunkEnd,
-    /// With how much was searched for their end.
-    Trailers(usize),
+    Trailers,
 }
 
 impl Remaining {
@@ -85,7 +210,12 @@ impl Remaining {
     }
 
     /// Takes the next piece out of `input`; `None` when nothing is there, or nothing to come.
-    pub fn take(&mut self, input: &mut BytesMut, most_trailers: usize) -> Result<Option<Frame<Bytes>>, Malformed> {
+    pub fn take(
+        &mut self,
+        input: &mut BytesMut,
+        lines: &mut Lines,
+        most: Most,
+    ) -> Result<Option<Frame<Bytes>>, Malformed> {
         loop {
             match self {
                 Self::Bytes(left) | Self::Chunk(left) if *left > 0 => {
@@ -99,7 +229,7 @@ impl Remaining {
                 Self::ChunkSize => {
                     let Some((line, size)) = chunk_size(input)? else { return Ok(None) };
                     input.advance(line);
-                    *self = if size == 0 { Self::Trailers(0) } else { Self::Chunk(size) };
+                    *self = if size == 0 { Self::Trailers } else { Self::Chunk(size) };
                 }
                 Self::ChunkEnd => match &input[..] {
                     [b'\r', b'\n', ..] => {
@@ -110,11 +240,12 @@ impl Remaining {
                     [b'\n', ..] => return Err(Malformed::LineEnd),
                     _ => return Err(Malformed::Chunk),
                 },
-                Self::Trailers(searched) => {
-                    let Some(end) = end_of_fields(input, searched, most_trailers)? else { return Ok(None) };
-                    let trailers = trailers(&input.split_to(end).freeze())?;
+                Self::Trailers => {
+                    let Some(bytes) = lines.take(input, most, LineEnd::CrLf)? else { return Ok(None) };
+                    let fields = lines.of(&bytes).map(|line| field(&bytes, line));
+                    let trailers: HeaderMap = fields.collect::<Option<_>>().ok_or(Malformed::Trailers)?;
                     *self = Self::NOTHING;
-                    return Ok(trailers);
+                    return Ok(Some(trailers).filter(|trailers| !trailers.is_empty()).map(Frame::trailers));
                 }
             }
         }
@@ -151,28 +282,6 @@ pub fn number(text: &[u8], radix: u32, most_digits: usize) -> Option<u64> {
     })
 }
 
-fn trailers(bytes: &Bytes) -> Result<Option<Frame<Bytes>>, Malformed> {
-    let mut fields = [httparse::EMPTY_HEADER; TRAILERS];
-    let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(bytes, &mut fields) else {
-        return Err(Malformed::Trailers);
-    };
-    if parsed.is_empty() {
-        return Ok(None);
-    }
-    let mut trailers = HeaderMap::with_capacity(parsed.len());
-    for field in parsed {
-        let (name, value) = field_of(bytes, field).ok_or(Malformed::Trailers)?;
-        trailers.append(name, value);
-    }
-    Ok(Some(Frame::trailers(trailers)))
-}
-
-/// A field that was parsed in `bytes`. Its value is not copied: it is a part of them.
-pub fn field_of(bytes: &Bytes, field: &httparse::Header<'_>) -> Option<(HeaderName, HeaderValue)> {
-    let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-    Some((name, HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).ok()?))
-}
-
 /// Bytes on their way out: a head or the size of a chunk, data, and what ends them.
 #[derive(Debug, Default)]
 pub struct Pieces {
@@ -181,6 +290,8 @@ pub struct Pieces {
     written: usize,
     pub data: Bytes,
     pub after: &'static [u8],
+    /// Whether a byte was written.
+    pub begun: bool,
 }
 
 impl Pieces {
@@ -193,25 +304,37 @@ impl Pieces {
         !self.data.is_empty() || !self.after.is_empty()
     }
 
-    /// Until all of it is written.
+    /// For another message.
+    pub fn clear(&mut self) {
+        self.before.clear();
+        (self.written, self.data, self.after, self.begun) = (0, Bytes::new(), b"", false);
+    }
+
+    /// Until all of it is on its way.
     pub fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
         mut to: Pin<&mut (impl AsyncWrite + ?Sized)>,
     ) -> Poll<io::Result<()>> {
+        if self.has_data() && self.data.len() <= COPIED {
+            self.before.extend_from_slice(&self.data);
+            self.before.extend_from_slice(std::mem::take(&mut self.after));
+            self.data = Bytes::new();
+        }
         while !self.is_empty() {
             let before = &self.before[self.written..];
-            let polled = if self.data.is_empty() && self.after.is_empty() {
-                to.as_mut().poll_write(cx, before)
-            } else {
+            let polled = if self.has_data() {
                 let pieces = [IoSlice::new(before), IoSlice::new(&self.data), IoSlice::new(self.after)];
                 to.as_mut().poll_write_vectored(cx, &pieces)
+            } else {
+                to.as_mut().poll_write(cx, before)
             };
             let bytes = ready!(polled)?;
             if bytes == 0 {
                 // Who takes nothing will never take anything.
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.begun = true;
             let head = bytes.min(before.len());
             let data = (bytes - head).min(self.data.len());
             self.written += head;
@@ -220,6 +343,9 @@ impl Pieces {
         }
         self.before.clear();
         self.written = 0;
-        Poll::Ready(Ok(()))
+        if self.before.capacity() > KEPT_BYTES {
+            self.before = Vec::new();
+        }
+        to.poll_flush(cx)
     }
 }

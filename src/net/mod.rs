@@ -15,6 +15,11 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Bytes in both directions.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// An absolute http or https URL without query, fragment or user, as the operator wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]

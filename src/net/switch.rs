@@ -7,12 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::Extensions;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
-/// Bytes in both directions.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+use super::Stream;
 
 /// Who speaks HTTP/1.1 to the caller hands the connection over with it.
 pub type Handover = oneshot::Sender<Box<dyn Stream>>;

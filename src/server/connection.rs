@@ -22,11 +22,12 @@ use super::acceptor::CurrentWorker;
 use super::announced::{Peer, Refused};
 use super::deadline::{Bounded, Timed, Waits};
 use super::guard::Guard;
-use super::http1::{self, Most};
+use super::http1;
 use super::stream::Streams;
 use super::{Limits, Phase};
 use crate::gateway::{Activity, Connection, peer_text};
 use crate::net::body::{BodyError, Incoming};
+use crate::net::http1::Most;
 use crate::telemetry::metrics::Metrics;
 
 /// What an HTTP/2 connection starts with (RFC 9113 section 3.4); no HTTP/1 method has its first three letters.

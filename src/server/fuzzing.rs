@@ -19,9 +19,10 @@ use tokio::sync::watch;
 
 use super::Phase;
 use super::deadline::Waits;
-use super::http1::{self, Ended, Most, Unfit};
+use super::http1::{self, Ended, Unfit};
 use crate::gateway::Activity;
 use crate::net::body::RequestBody;
+use crate::net::http1::Most;
 
 /// What comes on a connection.
 pub fn framing(data: &[u8]) {

@@ -10,10 +10,11 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::http1::{Http1, Stream};
+use super::http1::Http1;
 use super::pool::Sender;
 use super::resolve::Name;
 use super::{ServerUrl, Settings, Slot};
+use crate::net::Stream;
 use crate::tls::TlsError;
 
 /// Largest head of an answer in HTTP/2.

@@ -1,42 +1,32 @@
 //! HTTP/1.1 to a server (RFC 9112), one request at a time. A connection has no task of its own: it is moved on by whoever
 //! waits for the answer, so nobody is woken to wake somebody else.
 
-use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
+use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Response};
 use http_body::{Body, Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::answer::{self, Answer};
+use super::answer;
 use super::balance::Running;
 use super::{Head, Slot};
+use crate::net::Stream;
 use crate::net::body::{BodyError, RequestBody};
-
-/// What is read at once, at first and at most: fewer system calls for big bodies, a bounded buffer for each connection.
-const READ_BYTES: (usize, usize) = (8 * 1024, 256 * 1024);
-/// Buffers that grew beyond this are not kept with an unused connection.
-const KEPT_BYTES: usize = 16 * 1024;
-
-/// What a connection runs over.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+use crate::net::http1::{Input, Lines, Pieces, Remaining};
 
 /// A connection, and how far its request and answer are.
 pub(super) struct Http1 {
     stream: Box<dyn Stream>,
     slot: Slot,
-    /// Read and not taken.
-    input: BytesMut,
-    /// How much of it was searched for the end of a head.
-    searched: usize,
-    /// To be read at once.
-    read_bytes: usize,
+    input: Input,
+    lines: Lines,
     output: Output,
-    answer: Answer,
+    /// What is left of the answer's body.
+    answer: Remaining,
     /// Whether the server has said anything since it was last asked.
     heard: bool,
     /// Whether the server goes on with the connection after the answer.
@@ -64,11 +54,10 @@ impl Http1 {
         Box::new(Self {
             stream: Box::new(stream),
             slot,
-            input: BytesMut::new(),
-            searched: 0,
-            read_bytes: READ_BYTES.0,
+            input: Input::default(),
+            lines: Lines::default(),
             output: Output::default(),
-            answer: Answer::default(),
+            answer: Remaining::NOTHING,
             heard: false,
             keep: true,
         })
@@ -109,14 +98,16 @@ impl Http1 {
 
     fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<io::Result<Response<()>>> {
         self.poll_send(cx)?;
-        if let Some(failure) = self.output.failure.take_if(|_| !self.output.begun) {
+        if !self.output.is_begun()
+            && let Some(failure) = self.output.failure.take()
+        {
             // Whatever the server says, it does not say it of this request.
             return Poll::Ready(Err(failure));
         }
         loop {
-            if let Some(head) = answer::take_head(&mut self.input, &mut self.searched, method)? {
+            if let Some(head) = answer::take_head(&mut self.input.bytes, &mut self.lines, method)? {
                 self.keep = head.goes_on;
-                self.answer = Answer::new(head.length);
+                self.answer = head.body;
                 return Poll::Ready(Ok(head.response));
             }
             if ready!(self.poll_read(cx))? == 0 {
@@ -133,20 +124,26 @@ impl Http1 {
             return Poll::Ready(Some(Err(error)));
         }
         loop {
-            if let Some(frame) = self.answer.take(&mut self.input)? {
+            if let Some(frame) = self.answer.take(&mut self.input.bytes, &mut self.lines, answer::MOST)? {
                 return Poll::Ready(Some(Ok(frame)));
             }
-            if self.answer.is_complete() {
+            if self.answer.is_nothing() {
                 return Poll::Ready(None);
             }
             if ready!(self.poll_read(cx))? == 0 {
-                return Poll::Ready(self.answer.cut().err().map(Err));
+                return Poll::Ready(match std::mem::replace(&mut self.answer, Remaining::NOTHING) {
+                    Remaining::UntilClose => None,
+                    _ => Some(Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the server closed before the end of its answer",
+                    ))),
+                });
             }
         }
     }
 
     pub(super) fn is_answered(&self) -> bool {
-        self.answer.is_complete()
+        self.answer.is_nothing()
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
@@ -155,20 +152,17 @@ impl Http1 {
 
     /// Whether another request may be sent after this one.
     pub(super) fn can_go_on(&self) -> bool {
-        self.keep && self.answer.is_complete() && self.output.is_sent() && self.input.is_empty()
+        self.keep && self.answer.is_nothing() && self.output.is_sent() && self.input.bytes.is_empty()
     }
 
     /// Lets go of what one request made large.
     pub(super) fn shrink(&mut self) {
-        if self.input.capacity() > KEPT_BYTES {
-            self.input = BytesMut::new();
-        }
-        self.read_bytes = READ_BYTES.0;
+        self.input.shrink();
     }
 
     /// The bytes of both directions, after a switch of protocols.
     pub(super) fn into_switched(self) -> Switched {
-        Switched { early: self.input.freeze(), stream: self.stream, running: None, _slot: self.slot }
+        Switched { early: self.input.bytes.freeze(), stream: self.stream, running: None, _slot: self.slot }
     }
 
     /// Sends what can be sent now. Only what is wrong with the body is an error here: a server that reads no more may still
@@ -185,13 +179,8 @@ impl Http1 {
 
     /// Gives 0 when the server has closed.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.input.reserve(self.read_bytes);
-        let room = self.input.capacity() - self.input.len();
-        let bytes = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx))?;
+        let bytes = ready!(self.input.poll_read(cx, Pin::new(&mut *self.stream)))?;
         self.heard |= bytes > 0;
-        if bytes == room {
-            self.read_bytes = (self.read_bytes * 2).min(READ_BYTES.1);
-        }
         Poll::Ready(Ok(bytes))
     }
 }
@@ -199,18 +188,12 @@ impl Http1 {
 /// A request on its way out.
 #[derive(Debug, Default)]
 struct Output {
-    /// A head, or the size of a chunk.
-    before: Vec<u8>,
-    chunk: Bytes,
-    /// What ends the chunk, or the body.
-    after: &'static [u8],
-    /// Of `before`.
-    written: usize,
+    pieces: Pieces,
     /// `None` when nothing more comes of it.
     body: Option<RequestBody>,
     framing: Framing,
-    /// Whether a byte was written, or anything taken from the body.
-    begun: bool,
+    /// Whether anything was taken from the body.
+    body_begun: bool,
     sent: bool,
     /// Why the server did not take all of it.
     failure: Option<io::Error>,
@@ -227,12 +210,16 @@ enum Framing {
 impl Output {
     fn begin(&mut self, head: &Head, host: &HeaderValue, body: RequestBody) {
         let length = body.size_hint().exact();
-        self.before.clear();
-        write_head(&mut self.before, head, host, length);
+        self.pieces.clear();
+        write_head(&mut self.pieces.before, head, host, length);
         self.framing = length.map_or(Framing::Chunked, Framing::Length);
-        (self.written, self.begun, self.sent, self.failure) = (0, false, false, None);
-        (self.chunk, self.after) = (Bytes::new(), b"");
+        (self.body_begun, self.sent, self.failure) = (false, false, None);
         self.body = Some(body);
+    }
+
+    /// Whether the server may have seen anything of the request.
+    fn is_begun(&self) -> bool {
+        self.body_begun || self.pieces.begun
     }
 
     fn is_sent(&self) -> bool {
@@ -241,7 +228,7 @@ impl Output {
 
     /// The body, if the server can have seen nothing of the request.
     fn unsent(&mut self) -> Option<RequestBody> {
-        (!self.begun).then(|| self.body.take().unwrap_or_else(RequestBody::empty))
+        (!self.is_begun()).then(|| self.body.take().unwrap_or_else(RequestBody::empty))
     }
 
     /// Until all of it is sent, or will never be.
@@ -249,7 +236,7 @@ impl Output {
         loop {
             // So that a head and the beginning of its body leave together.
             let waits_for_body = self.poll_body(cx)?.is_pending();
-            match self.poll_write(cx, stream) {
+            match self.pieces.poll_write(cx, Pin::new(&mut *stream)) {
                 Poll::Ready(Ok(())) if waits_for_body => return Poll::Pending,
                 Poll::Ready(Ok(())) if self.body.is_some() => {}
                 Poll::Ready(Ok(())) => break,
@@ -260,9 +247,6 @@ impl Output {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        if self.before.capacity() > KEPT_BYTES {
-            self.before = Vec::new();
-        }
         self.sent = true;
         Poll::Ready(Ok(()))
     }
@@ -270,18 +254,14 @@ impl Output {
     /// Takes the next piece of the body, when the one before it is sent.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         let Some(body) = &mut self.body else { return Poll::Ready(Ok(())) };
-        if !self.chunk.is_empty() || !self.after.is_empty() {
+        if self.pieces.has_data() {
             return Poll::Ready(Ok(()));
         }
         let frame = match body.is_end_stream() {
             true => None,
             false => ready!(Pin::new(body).poll_frame(cx)),
         };
-        self.begun |= frame.is_some();
-        if self.written == self.before.len() {
-            self.before.clear();
-            self.written = 0;
-        }
+        self.body_begun |= frame.is_some();
         let data = match frame {
             Some(frame) => frame?.into_data().unwrap_or_default(),
             None => {
@@ -289,7 +269,7 @@ impl Output {
                 match self.framing {
                     Framing::Length(0) => {}
                     Framing::Length(_) => return Poll::Ready(Err(BodyError::Aborted)),
-                    Framing::Chunked => self.after = b"0\r\n\r\n",
+                    Framing::Chunked => self.pieces.after = b"0\r\n\r\n",
                 }
                 return Poll::Ready(Ok(()));
             }
@@ -299,46 +279,12 @@ impl Output {
             // An empty chunk would be the last.
             Framing::Chunked if data.is_empty() => {}
             Framing::Chunked => {
-                self.before.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
-                self.after = b"\r\n";
+                self.pieces.before.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+                self.pieces.after = b"\r\n";
             }
         }
-        self.chunk = data;
+        self.pieces.data = data;
         Poll::Ready(Ok(()))
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>, stream: &mut dyn Stream) -> Poll<io::Result<()>> {
-        loop {
-            let before = &self.before[self.written..];
-            if self.chunk.is_empty() && self.after.is_empty() {
-                if before.is_empty() {
-                    return Pin::new(stream).poll_flush(cx);
-                }
-                self.written += ready!(wrote(Pin::new(&mut *stream).poll_write(cx, before)))?;
-                self.begun = true;
-                continue;
-            }
-            let pieces = [IoSlice::new(before), IoSlice::new(&self.chunk), IoSlice::new(self.after)];
-            let mut bytes = ready!(wrote(Pin::new(&mut *stream).poll_write_vectored(cx, &pieces)))?;
-            self.begun = true;
-            for (length, piece) in [before.len(), self.chunk.len(), self.after.len()].into_iter().zip(0..) {
-                let taken = bytes.min(length);
-                bytes -= taken;
-                match piece {
-                    0 => self.written += taken,
-                    1 => self.chunk.advance(taken),
-                    _ => self.after = &self.after[taken..],
-                }
-            }
-        }
-    }
-}
-
-/// A stream that takes nothing will never take anything.
-fn wrote(polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-    match polled {
-        Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-        polled => polled,
     }
 }
 

@@ -3,23 +3,16 @@
 //! `Transfer-Encoding`, either of them twice. What passes has one framing, which is how the next head is found.
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode, Uri, Version};
 
 use crate::net::headers::has_token;
-use crate::net::http1::{Malformed, Remaining, end_of_fields, number};
+use crate::net::http1::{LineEnd, Lines, Malformed, Most, Remaining, field, number};
 
 /// Longest target.
 const TARGET_BYTES: usize = 65_534;
 /// Longest `Content-Length` in digits; one more may not fit into 64 bits.
 const LENGTH_DIGITS: usize = 19;
-
-/// `[server.limits]`, as far as they are of heads.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::server) struct Most {
-    pub(in crate::server) bytes: usize,
-    pub(in crate::server) fields: usize,
-}
 
 /// Why what came is answered without a look at what it asks for, and is the last of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,8 +30,6 @@ pub(in crate::server) enum Unfit {
     Coding,
     #[error("Content-Length and Transfer-Encoding")]
     LengthAndCoding,
-    #[error("too many fields")]
-    FieldCount,
     #[error("a target that is too long")]
     TargetBytes,
 }
@@ -46,7 +37,7 @@ pub(in crate::server) enum Unfit {
 impl Unfit {
     pub(super) fn status(self) -> StatusCode {
         match self {
-            Self::Malformed(Malformed::TooLarge) | Self::FieldCount => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Malformed(Malformed::TooLarge | Malformed::TooMany) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TargetBytes => StatusCode::URI_TOO_LONG,
             _ => StatusCode::BAD_REQUEST,
         }
@@ -63,7 +54,7 @@ impl Unfit {
             Self::Coding => Ok("coding"),
             Self::LengthAndCoding => Ok("length_and_coding"),
             Self::Malformed(Malformed::TooLarge) | Self::TargetBytes => Err("header_bytes"),
-            Self::FieldCount => Err("header_count"),
+            Self::Malformed(Malformed::TooMany) => Err("header_count"),
         }
     }
 }
@@ -96,30 +87,27 @@ pub(super) fn has_begun(input: &[u8]) -> bool {
     !matches!(input, [] | [b'\r'])
 }
 
-/// Takes a head out of `input`, when all of it is there. `searched` is how much of it was searched in vain before.
-pub(super) fn take(input: &mut BytesMut, searched: &mut usize, most: Most) -> Result<Option<Head>, Unfit> {
+/// Takes a head out of `input`, when all of it is there.
+pub(super) fn take(input: &mut BytesMut, lines: &mut Lines, most: Most) -> Result<Option<Head>, Unfit> {
     while input.starts_with(b"\r\n") {
         input.advance(2);
-        *searched = 0;
     }
-    let end = end_of_fields(input, searched, most.bytes)?;
-    end.map(|end| parse(&input.split_to(end).freeze(), most)).transpose()
+    if !has_begun(input) {
+        return Ok(None);
+    }
+    let bytes = lines.take(input, most, LineEnd::CrLf)?;
+    bytes.map(|bytes| parse(&bytes, lines)).transpose()
 }
 
-/// A head whose lines each end in CRLF.
-fn parse(bytes: &Bytes, most: Most) -> Result<Head, Unfit> {
-    // But for the request line and the empty one.
-    let fields = memchr::memchr_iter(b'\n', bytes).count().saturating_sub(2);
-    if fields > most.fields {
-        return Err(Unfit::FieldCount);
-    }
-    let mut rest = &bytes[..];
-    let (method, uri, version) = request_line(bytes, take_line(&mut rest))?;
+fn parse(bytes: &Bytes, lines: &Lines) -> Result<Head, Unfit> {
+    let fields = lines.count().saturating_sub(1);
+    let mut lines = lines.of(bytes);
+    let (method, uri, version) = request_line(bytes, lines.next().unwrap_or_default())?;
     let is_http11 = version == Version::HTTP_11;
     let mut said = Said::default();
     let mut headers = HeaderMap::with_capacity(fields);
-    for _ in 0..fields {
-        let (name, value) = field(bytes, take_line(&mut rest)).ok_or(Unfit::Syntax)?;
+    for line in lines {
+        let (name, value) = field(bytes, line).ok_or(Unfit::Syntax)?;
         match name {
             header::CONTENT_LENGTH => said.length(&value)?,
             header::TRANSFER_ENCODING => said.coding(&value)?,
@@ -157,14 +145,6 @@ fn parse(bytes: &Bytes, most: Most) -> Result<Head, Unfit> {
     })
 }
 
-/// The next line without its end.
-fn take_line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
-    let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
-    let (line, after) = rest.split_at(end);
-    *rest = after;
-    line.strip_suffix(b"\r\n").unwrap_or(line)
-}
-
 /// RFC 9112 section 3: with one space in each place.
 fn request_line(bytes: &Bytes, line: &[u8]) -> Result<(Method, Uri, Version), Unfit> {
     let mut spaces = memchr::memchr_iter(b' ', line);
@@ -186,21 +166,6 @@ fn request_line(bytes: &Bytes, line: &[u8]) -> Result<(Method, Uri, Version), Un
     }
     let uri = Uri::from_maybe_shared(bytes.slice_ref(target)).map_err(|_| Unfit::Syntax)?;
     Ok((method, uri, version))
-}
-
-/// RFC 9112 section 5: no space before the colon, and no line that goes on with another. Names and values are judged by
-/// their types, which take all that a name or a value may have; a quote is no character of a name.
-fn field(bytes: &Bytes, line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
-    let (name, value) = line.split_at_checked(memchr::memchr(b':', line)?)?;
-    if memchr::memchr(b'"', name).is_some() {
-        return None;
-    }
-    let mut value = value.get(1..)?;
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    let name = HeaderName::from_bytes(name).ok()?;
-    Some((name, HeaderValue::from_maybe_shared(bytes.slice_ref(value)).ok()?))
 }
 
 /// What the fields of a head say of its framing and its connection, so far.

@@ -21,11 +21,12 @@ use super::Phase;
 use super::deadline::{Alarm, Waits};
 use crate::gateway::Activity;
 use crate::net::body::Incoming;
+use crate::net::http1::Most;
 use crate::net::switch::Switch;
 
 use answer::{Coding, Promised};
+pub(super) use head::Unfit;
 use head::{Facts, Head};
-pub(super) use head::{Most, Unfit};
 use wire::{RequestBody, Shared, Switched, Wire, lock};
 
 /// Unused for so long, a connection lets go of its buffers.

@@ -1,35 +1,22 @@
 //! The bytes of an HTTP/1.1 connection, shared by whoever answers a request and whoever reads its body.
 
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::head::{self, Head, Most, Unfit};
+use super::head::{self, Head, Unfit};
 use crate::net::body::BodyError;
-use crate::net::http1::{Pieces, Remaining};
-
-/// What is read at once, at first and at most: fewer system calls for big bodies, a bounded buffer for each connection.
-const READ_BYTES: (usize, usize) = (8 * 1024, 256 * 1024);
-/// Room that a buffer has to have to be read into.
-const ROOM: usize = 4 * 1024;
-/// The first bytes on a connection that rests are read without a buffer of its own.
-const PROBE_BYTES: usize = 2 * 1024;
-/// Buffers that grew beyond this are not kept for the next request.
-const KEPT_BYTES: usize = 16 * 1024;
+use crate::net::http1::{Input, Lines, Most, Pieces, READ_BYTES, Remaining};
 
 pub(super) struct Wire<I> {
     io: I,
-    /// Read and not taken.
-    input: BytesMut,
-    /// How much of it was searched for the end of a head.
-    searched: usize,
-    /// To be read at once; 0 when nothing came for long.
-    read_bytes: usize,
+    input: Input,
+    lines: Lines,
     most: Most,
     body: Remaining,
     /// The caller sends the body when it is asked for it.
@@ -52,9 +39,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     pub(super) fn new(io: I, most: Most) -> Self {
         Self {
             io,
-            input: BytesMut::new(),
-            searched: 0,
-            read_bytes: READ_BYTES.0,
+            input: Input::default(),
+            lines: Lines::default(),
             most,
             body: Remaining::NOTHING,
             expects_continue: false,
@@ -67,7 +53,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     /// The next head; `None` when the caller has closed.
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Result<Head, Unfit>>>> {
         loop {
-            match head::take(&mut self.input, &mut self.searched, self.most) {
+            match head::take(&mut self.input.bytes, &mut self.lines, self.most) {
                 Ok(Some(head)) => {
                     (self.body, self.expects_continue) = (head.body, head.expects_continue);
                     return Poll::Ready(Ok(Some(Ok(head))));
@@ -83,7 +69,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
 
     /// Whether the head of a request has begun to come.
     pub(super) fn is_in_head(&self) -> bool {
-        head::has_begun(&self.input)
+        head::has_begun(&self.input.bytes)
     }
 
     /// The next piece of the request's body, which is asked for where the caller waits for that.
@@ -97,7 +83,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             if self.unfit.is_some() {
                 return Poll::Ready(Some(Err(BodyError::Aborted)));
             }
-            let taken = self.body.take(&mut self.input, self.most.bytes);
+            let taken = self.body.take(&mut self.input.bytes, &mut self.lines, self.most);
             if self.body.is_nothing() {
                 self.watcher.take().inspect(Waker::wake_by_ref);
             }
@@ -126,7 +112,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             }
             return Poll::Pending;
         }
-        if !self.input.is_empty() {
+        if !self.input.bytes.is_empty() {
             return Poll::Pending;
         }
         match ready!(self.poll_read(cx)) {
@@ -159,11 +145,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
 
     /// Until what was put into the output is on its way.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.output.poll_write(cx, Pin::new(&mut self.io)))?;
-        if self.output.before.capacity() > KEPT_BYTES {
-            self.output.before = Vec::new();
-        }
-        Pin::new(&mut self.io).poll_flush(cx)
+        self.output.poll_write(cx, Pin::new(&mut self.io))
     }
 
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -173,7 +155,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     /// Reads bytes that nobody wants, until the caller has closed; at most so many.
     pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>, most: &mut usize) -> Poll<()> {
         loop {
-            self.input.clear();
+            self.input.bytes.clear();
             match ready!(self.poll_read(cx)) {
                 Ok(bytes @ 1..) if bytes < *most => *most -= bytes,
                 _ => return Poll::Ready(()),
@@ -183,39 +165,18 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
 
     /// Lets go of what one request made large.
     pub(super) fn shrink(&mut self) {
-        self.read_bytes = READ_BYTES.0;
-        if self.input.is_empty() && self.input.capacity() > KEPT_BYTES {
-            self.input = BytesMut::new();
-        }
+        self.input.shrink();
     }
 
     /// Lets go of all buffers, until something comes.
     pub(super) fn rest(&mut self) {
-        if self.input.is_empty() {
-            (self.input, self.read_bytes) = (BytesMut::new(), 0);
-            self.output.before = Vec::new();
-        }
+        self.input.rest();
+        (self.lines, self.output) = (Lines::default(), Pieces::default());
     }
 
     /// Gives 0 when the caller has closed.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.read_bytes == 0 {
-            let mut probe = [0; PROBE_BYTES];
-            let mut probe = ReadBuf::new(&mut probe);
-            ready!(Pin::new(&mut self.io).poll_read(cx, &mut probe))?;
-            self.input.extend_from_slice(probe.filled());
-            self.read_bytes = READ_BYTES.0;
-            return Poll::Ready(Ok(probe.filled().len()));
-        }
-        if self.input.capacity() - self.input.len() < ROOM.max(self.read_bytes / 2) {
-            self.input.reserve(self.read_bytes);
-        }
-        let room = self.input.capacity() - self.input.len();
-        let bytes = ready!(pin!(self.io.read_buf(&mut self.input)).poll(cx))?;
-        if bytes == room {
-            self.read_bytes = (self.read_bytes * 2).min(READ_BYTES.1);
-        }
-        Poll::Ready(Ok(bytes))
+        self.input.poll_read(cx, Pin::new(&mut self.io))
     }
 }
 
@@ -245,12 +206,12 @@ pub(super) struct Switched<I>(pub(super) Shared<I>);
 impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Switched<I> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let wire = &mut *lock(&self.0);
-        if wire.input.is_empty() {
+        if wire.input.bytes.is_empty() {
             return Pin::new(&mut wire.io).poll_read(cx, buffer);
         }
         // Came together with the head.
-        let bytes = wire.input.len().min(buffer.remaining());
-        buffer.put_slice(&wire.input.split_to(bytes));
+        let bytes = wire.input.bytes.len().min(buffer.remaining());
+        buffer.put_slice(&wire.input.bytes.split_to(bytes));
         Poll::Ready(Ok(()))
     }
 }
