@@ -282,6 +282,33 @@ pub fn number(text: &[u8], radix: u32, most_digits: usize) -> Option<u64> {
     })
 }
 
+/// The fields of the last head on a connection. Most come again word for word, and need not be judged anew.
+#[derive(Debug, Default)]
+pub struct Known(Vec<(Bytes, HeaderName, HeaderValue)>);
+
+/// Fields that are known on a connection, and the longest of them.
+const KNOWN: usize = 24;
+const KNOWN_BYTES: usize = 2 * 1024;
+
+impl Known {
+    /// The field on a line of `bytes`, at its place in the head.
+    pub fn field(&mut self, place: usize, bytes: &Bytes, line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+        if let Some((known, name, value)) = self.0.get(place)
+            && known == line
+        {
+            return Some((name.clone(), value.clone()));
+        }
+        if place >= KNOWN || place > self.0.len() || line.len() > KNOWN_BYTES {
+            return field(bytes, line);
+        }
+        // A part of `bytes` would keep all of them.
+        let line = Bytes::copy_from_slice(line);
+        let (name, value) = field(&line, &line)?;
+        self.0.splice(place..self.0.len().min(place + 1), [(line, name.clone(), value.clone())]);
+        Some((name, value))
+    }
+}
+
 /// Bytes on their way out: a head or the size of a chunk, data, and what ends them.
 #[derive(Debug, Default)]
 pub struct Pieces {
@@ -347,5 +374,31 @@ impl Pieces {
             self.before = Vec::new();
         }
         to.poll_flush(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_field_that_is_known_is_the_one_that_stands_there(heads in prop::collection::vec(
+            prop::collection::vec(prop_oneof![
+                4 => prop::sample::select(vec!["Host: a", "Host: b", "X-A: ", "x-a:b", "X-A : b", "", ":", "A\"b: c", "a: \u{7f}"])
+                    .prop_map(str::to_owned),
+                1 => (KNOWN_BYTES - 5..KNOWN_BYTES + 5).prop_map(|length| format!("L: {}", "x".repeat(length))),
+            ], 0..KNOWN + 4), 1..5)) {
+            let mut known = Known::default();
+            for head in heads {
+                let bytes = Bytes::from(head.join("\n"));
+                for (place, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+                    prop_assert_eq!(known.field(place, &bytes, line), field(&bytes, line));
+                }
+                prop_assert!(known.0.len() <= KNOWN);
+            }
+        }
     }
 }

@@ -3,13 +3,13 @@
 
 use std::io;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
 
 use crate::net::headers::{connection_options, is_hop_by_hop, named_by};
-use crate::net::http1::{LineEnd, Lines, Most, Remaining, field, number};
+use crate::net::http1::{Known, LineEnd, Lines, Most, Remaining, number};
 
 /// Largest head of an answer, and largest trailers.
 pub(super) const MOST: Most = Most { bytes: 128 * 1024, fields: 256 };
@@ -87,7 +87,12 @@ impl Hop {
 
 /// Takes the head of an answer to `asked` out of `input`, when all of it is there; what was said before it for information is
 /// dropped.
-pub(super) fn take_head(input: &mut BytesMut, lines: &mut Lines, asked: &Method) -> io::Result<Option<Head>> {
+pub(super) fn take_head(
+    input: &mut BytesMut,
+    lines: &mut Lines,
+    known: &mut Known,
+    asked: &Method,
+) -> io::Result<Option<Head>> {
     loop {
         let Some(bytes) = lines.take(input, MOST, LineEnd::AnyLf)? else { return Ok(None) };
         let fields = lines.count().saturating_sub(1);
@@ -105,7 +110,8 @@ pub(super) fn take_head(input: &mut BytesMut, lines: &mut Lines, asked: &Method)
         let switches = status == StatusCode::SWITCHING_PROTOCOLS;
         // With room for the request's id.
         let fields = HeaderMap::with_capacity(fields + 1);
-        *response.headers_mut() = travelling(fields, &bytes, lines, switches, &mut hop)?;
+        let parsed = lines.enumerate().map(|(place, line)| known.field(place, &bytes, line));
+        *response.headers_mut() = travelling(fields, parsed, switches, &mut hop)?;
         let body = hop.framing(status, version, asked)?;
         return Ok(Some(Head { response, body, goes_on: hop.goes_on(body, version) }));
     }
@@ -127,15 +133,14 @@ fn status_line(line: &[u8]) -> io::Result<(Version, StatusCode, &[u8])> {
 }
 
 /// The fields of a head that go further; what the others say of the hop comes to be known.
-fn travelling<'a>(
+fn travelling(
     mut fields: HeaderMap,
-    bytes: &Bytes,
-    lines: impl Iterator<Item = &'a [u8]>,
+    parsed: impl Iterator<Item = Option<(HeaderName, HeaderValue)>>,
     switches: bool,
     hop: &mut Hop,
 ) -> io::Result<HeaderMap> {
-    for line in lines {
-        let (name, mut value) = field(bytes, line).ok_or_else(|| invalid("a field that is none"))?;
+    for field in parsed {
+        let (name, mut value) = field.ok_or_else(|| invalid("a field that is none"))?;
         let travels = match name.as_str() {
             "content-length" => match hop.length(&value)? {
                 Some(length) if value.as_bytes().starts_with(b"0") => {
@@ -175,8 +180,6 @@ fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Er
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
-
     use super::*;
 
     #[test]
@@ -195,7 +198,10 @@ mod tests {
             ("101", "Connection: upgrade\r\nUpgrade: x\r\n", &["connection: upgrade", "upgrade: x"]),
         ] {
             let said = format!("HTTP/1.1 103 Early Hints\r\nE: h\r\n\r\nHTTP/1.1 {status} x\r\n{fields}\r\n");
-            let head = take_head(&mut BytesMut::from(&*said), &mut Lines::default(), &Method::GET).unwrap().unwrap();
+            let head =
+                take_head(&mut BytesMut::from(&*said), &mut Lines::default(), &mut Known::default(), &Method::GET)
+                    .unwrap()
+                    .unwrap();
             let line = |(name, value): (&HeaderName, &HeaderValue)| format!("{name}: {}", value.to_str().unwrap());
             let mut found: Vec<_> = head.response.headers().iter().map(line).collect();
             found.sort_unstable();

@@ -16,7 +16,7 @@ use super::balance::Running;
 use super::{Head, Slot};
 use crate::net::Stream;
 use crate::net::body::{BodyError, RequestBody};
-use crate::net::http1::{Input, Lines, Pieces, Remaining};
+use crate::net::http1::{Input, Known, Lines, Pieces, Remaining};
 
 /// A connection, and how far its request and answer are.
 pub(super) struct Http1 {
@@ -24,6 +24,7 @@ pub(super) struct Http1 {
     slot: Slot,
     input: Input,
     lines: Lines,
+    known: Known,
     output: Output,
     /// What is left of the answer's body.
     answer: Remaining,
@@ -56,6 +57,7 @@ impl Http1 {
             slot,
             input: Input::default(),
             lines: Lines::default(),
+            known: Known::default(),
             output: Output::default(),
             answer: Remaining::NOTHING,
             heard: false,
@@ -105,7 +107,7 @@ impl Http1 {
             return Poll::Ready(Err(failure));
         }
         loop {
-            if let Some(head) = answer::take_head(&mut self.input.bytes, &mut self.lines, method)? {
+            if let Some(head) = answer::take_head(&mut self.input.bytes, &mut self.lines, &mut self.known, method)? {
                 self.keep = head.goes_on;
                 self.answer = head.body;
                 return Poll::Ready(Ok(head.response));

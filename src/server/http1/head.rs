@@ -7,7 +7,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode, Uri, Version};
 
 use crate::net::headers::has_token;
-use crate::net::http1::{LineEnd, Lines, Malformed, Most, Remaining, field, number};
+use crate::net::http1::{Known, LineEnd, Lines, Malformed, Most, Remaining, number};
 
 /// Longest target.
 const TARGET_BYTES: usize = 65_534;
@@ -88,7 +88,12 @@ pub(super) fn has_begun(input: &[u8]) -> bool {
 }
 
 /// Takes a head out of `input`, when all of it is there.
-pub(super) fn take(input: &mut BytesMut, lines: &mut Lines, most: Most) -> Result<Option<Head>, Unfit> {
+pub(super) fn take(
+    input: &mut BytesMut,
+    lines: &mut Lines,
+    known: &mut Known,
+    most: Most,
+) -> Result<Option<Head>, Unfit> {
     while input.starts_with(b"\r\n") {
         input.advance(2);
     }
@@ -96,18 +101,18 @@ pub(super) fn take(input: &mut BytesMut, lines: &mut Lines, most: Most) -> Resul
         return Ok(None);
     }
     let bytes = lines.take(input, most, LineEnd::CrLf)?;
-    bytes.map(|bytes| parse(&bytes, lines)).transpose()
+    bytes.map(|bytes| parse(&bytes, lines, known)).transpose()
 }
 
-fn parse(bytes: &Bytes, lines: &Lines) -> Result<Head, Unfit> {
+fn parse(bytes: &Bytes, lines: &Lines, known: &mut Known) -> Result<Head, Unfit> {
     let fields = lines.count().saturating_sub(1);
     let mut lines = lines.of(bytes);
     let (method, uri, version) = request_line(bytes, lines.next().unwrap_or_default())?;
     let is_http11 = version == Version::HTTP_11;
     let mut said = Said::default();
     let mut headers = HeaderMap::with_capacity(fields);
-    for line in lines {
-        let (name, value) = field(bytes, line).ok_or(Unfit::Syntax)?;
+    for (place, line) in lines.enumerate() {
+        let (name, value) = known.field(place, bytes, line).ok_or(Unfit::Syntax)?;
         match name {
             header::CONTENT_LENGTH => said.length(&value)?,
             header::TRANSFER_ENCODING => said.coding(&value)?,

@@ -11,12 +11,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::head::{self, Head, Unfit};
 use crate::net::body::BodyError;
-use crate::net::http1::{Input, Lines, Most, Pieces, READ_BYTES, Remaining};
+use crate::net::http1::{Input, Known, Lines, Most, Pieces, READ_BYTES, Remaining};
 
 pub(super) struct Wire<I> {
     io: I,
     input: Input,
     lines: Lines,
+    known: Known,
     most: Most,
     body: Remaining,
     /// The caller sends the body when it is asked for it.
@@ -41,6 +42,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             io,
             input: Input::default(),
             lines: Lines::default(),
+            known: Known::default(),
             most,
             body: Remaining::NOTHING,
             expects_continue: false,
@@ -53,7 +55,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     /// The next head; `None` when the caller has closed.
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Result<Head, Unfit>>>> {
         loop {
-            match head::take(&mut self.input.bytes, &mut self.lines, self.most) {
+            match head::take(&mut self.input.bytes, &mut self.lines, &mut self.known, self.most) {
                 Ok(Some(head)) => {
                     (self.body, self.expects_continue) = (head.body, head.expects_continue);
                     return Poll::Ready(Ok(Some(Ok(head))));
@@ -171,7 +173,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     /// Lets go of all buffers, until something comes.
     pub(super) fn rest(&mut self) {
         self.input.rest();
-        (self.lines, self.output) = (Lines::default(), Pieces::default());
+        (self.lines, self.known, self.output) = (Lines::default(), Known::default(), Pieces::default());
     }
 
     /// Gives 0 when the caller has closed.
