@@ -233,9 +233,10 @@ impl RequestIds {
         if trusted && let Some(given) = headers.get(REQUEST_ID).filter(|value| is_sound_id(value)) {
             return given.clone();
         }
-        let count = hex(self.next.fetch_add(1, Ordering::Relaxed));
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
         // Eight digits, and more only when they are needed.
-        let leading = count[..8].iter().take_while(|digit| **digit == b'0').count();
+        let leading = (count.leading_zeros() as usize / 4).min(8);
+        let count = hex(count);
         let mut id = Id { text: [0; 32], length: 32 - leading };
         id.text[..16].copy_from_slice(&self.prefix);
         id.text[16..32 - leading].copy_from_slice(&count[leading..]);
