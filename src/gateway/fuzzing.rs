@@ -232,5 +232,6 @@ fn route(access: Access) -> Route {
     };
     thread_local!(static METRICS: Metrics = Metrics::new());
     let metrics = METRICS.with(|metrics| metrics.route(&plan.name));
-    Route { plan, metrics, allow: HeaderValue::from_static("GET"), rate_limit: None, upstream_jwts: None }
+    let allow = HeaderValue::from_static("GET");
+    Route { plan, metrics, allow, challenges: Vec::new(), rate_limit: None, upstream_jwts: None }
 }

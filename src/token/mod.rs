@@ -47,7 +47,7 @@ pub enum Refusal {
     Key,
     #[error("the signature is wrong")]
     Signature,
-    #[error("the token has expired")]
+    #[error("{}", Self::EXPIRED)]
     Expired,
     #[error("the token is not valid yet")]
     NotYetValid,
@@ -74,6 +74,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    pub const EXPIRED: &str = "the token has expired";
+
     /// For logs and metric labels.
     pub fn reason(self) -> &'static str {
         match self {
