@@ -123,6 +123,7 @@ fn forwarded(parts: &http::request::Parts, token: Option<&Arc<VerifiedToken>>) -
         listener_name: Arc::from("main"),
         peer,
         peer_text: super::peer_text(peer),
+        forwarded: Default::default(),
         is_silent_proxy: false,
         tls: true,
         redirects: false,

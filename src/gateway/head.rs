@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::reject::Reject;
 use crate::net::TrustedProxies;
-use crate::net::forwarded::Origin;
+use crate::net::forwarded::{Origin, Written};
 use crate::routing::canonical_host;
 use crate::routing::path::CanonicalPath;
 
@@ -24,6 +24,7 @@ pub struct Connection {
     pub peer: IpAddr,
     /// The peer as a header value, written once.
     pub peer_text: HeaderValue,
+    pub forwarded: Written,
     /// Of a TCP proxy that did not say for whom it passes bytes on: what it sends in headers is anybody's word.
     pub is_silent_proxy: bool,
     pub tls: bool,
@@ -171,7 +172,7 @@ impl<'a> Noted<'a> {
     /// The host that the request names, canonical; empty for HTTP/1.0 without one.
     pub(super) fn host(&self, parts: &'a Parts) -> Result<Cow<'a, str>, Reject> {
         let header = match self.host.value()? {
-            Some(value) => Some(value.to_str().map_err(|_| Reject::Host)?),
+            Some(value) => Some(std::str::from_utf8(value.as_bytes()).map_err(|_| Reject::Host)?),
             None => None,
         };
         let target = parts.uri.authority().map(http::uri::Authority::as_str);

@@ -56,6 +56,9 @@ impl HostPattern {
 
 /// A Host header's value as it is matched: lower case, without port and without the root's dot. `None` when it is no host.
 pub fn canonical_host(value: &str) -> Option<Cow<'_, str>> {
+    if is_canonical(value) {
+        return Some(value.into());
+    }
     let (host, _) = split_port(value)?;
     let host = host.strip_suffix('.').unwrap_or(host);
     Some(if host.bytes().any(|b| b.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host.into() })
@@ -73,6 +76,17 @@ const LABEL: [bool; 256] = {
     }
     label
 };
+
+/// Whether it is a name in lower case with nothing around it, as nearly all are.
+fn is_canonical(value: &str) -> bool {
+    let mut after_dot = true;
+    let fits = value.bytes().all(|byte| {
+        let fits = LABEL[usize::from(byte)] || (byte == b'.' && !after_dot);
+        after_dot = byte == b'.';
+        fits && !byte.is_ascii_uppercase()
+    });
+    fits && !after_dot
+}
 
 /// Splits `host[:port]`, where a host is a name, an IPv4 address or a bracketed IPv6 address.
 fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
