@@ -206,8 +206,9 @@ fn forwarding_headers(bencher: Bencher<'_, '_>) {
     }
     let origin = Origin { client: PEER, https: true, trusted: false };
     let (peer, host) = (HeaderValue::from_static("127.0.0.1"), HeaderValue::from_static("api.example"));
+    let written = forwarded::Written::default();
     bencher.with_inputs(|| fields.clone()).bench_local_values(|mut fields| {
-        forwarded::rewrite(&mut fields, &origin, PEER, &peer, Some(&host));
+        forwarded::rewrite(&mut fields, &origin, PEER, &peer, Some(&host), &written);
         fields
     });
 }

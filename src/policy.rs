@@ -92,15 +92,15 @@ pub enum Caller {
     Known(Arc<VerifiedToken>),
 }
 
-/// Why a request is not forwarded. `'a` is the access it was judged by.
+/// Why a request is not forwarded. Entries are named by their index.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Denied<'a> {
+pub enum Denied {
     /// 405; `Access::allowed_methods` says which would do.
     Method,
     /// 401 without an error code, with the scopes of this entry.
-    Unauthenticated(&'a Entry),
+    Unauthenticated(usize),
     /// 403 `insufficient_scope` with the scopes of this entry.
-    Scope(&'a Entry),
+    Scope(usize),
     /// 403: no further scope would help.
     Forbidden,
 }
@@ -245,7 +245,7 @@ fn equals_one(claim: &Value, values: &[Box<str>]) -> bool {
 }
 
 /// Judges a request. Pure: the same function decides for traffic, `explain` and `[[tests]]`.
-pub fn authorize<'a>(access: &'a Access, method: &http::Method, caller: Caller) -> Result<Permit, Denied<'a>> {
+pub fn authorize(access: &Access, method: &http::Method, caller: Caller) -> Result<Permit, Denied> {
     match decide(access, method, caller_token(&caller)) {
         Ok(_) => Ok(Permit {
             token: match caller {
@@ -269,35 +269,36 @@ pub fn decide<'a>(
     access: &'a Access,
     method: &http::Method,
     token: Option<&VerifiedToken>,
-) -> Result<&'a Entry, Denied<'a>> {
+) -> Result<&'a Entry, Denied> {
     let mut first = None;
-    let mut nearest: Option<(usize, &Entry)> = None;
-    for entry in access.entries.iter().filter(|entry| entry.admits(method)) {
-        first.get_or_insert(entry);
+    let mut nearest: Option<(usize, usize)> = None;
+    for (index, entry) in access.entries.iter().enumerate().filter(|(_, entry)| entry.admits(method)) {
+        first.get_or_insert(index);
         let requirements = match (&entry.condition, token) {
             (Condition::Public, _) => return Ok(entry),
             (Condition::Token(_), None) => continue,
             (Condition::Token(requirements), Some(token)) => (requirements, token),
         };
         let (mut scopes_missing, mut others_fail) = (0, false);
-        for check in requirements.0.checks().filter(|check| !check.holds(requirements.1)) {
+        // Not a `for`, which would ask each of the lists again for every check.
+        requirements.0.checks().filter(|check| !check.holds(requirements.1)).for_each(|check| {
             if check.is_scope() {
                 scopes_missing += 1;
             } else {
                 others_fail = true;
             }
-        }
+        });
         match (scopes_missing, others_fail) {
             (0, false) => return Ok(entry),
             (_, true) => {}
-            (missing, false) if nearest.is_none_or(|(fewest, _)| missing < fewest) => nearest = Some((missing, entry)),
+            (missing, false) if nearest.is_none_or(|(fewest, _)| missing < fewest) => nearest = Some((missing, index)),
             _ => {}
         }
     }
     match (first, token, nearest) {
         (None, ..) => Err(Denied::Method),
-        (Some(entry), None, _) => Err(Denied::Unauthenticated(entry)),
-        (Some(_), Some(_), Some((_, entry))) => Err(Denied::Scope(entry)),
+        (Some(index), None, _) => Err(Denied::Unauthenticated(index)),
+        (Some(_), Some(_), Some((_, index))) => Err(Denied::Scope(index)),
         (Some(_), Some(_), None) => Err(Denied::Forbidden),
     }
 }

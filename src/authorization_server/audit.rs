@@ -66,15 +66,18 @@ impl AuthorizationServer {
         why: (&'static str, &str),
         caller: &Caller<'_>,
     ) {
-        self.metrics().note_denial(Denial {
-            at: self.now(),
-            request_id: caller.request_id.into(),
-            route: "(authorization_server)".into(),
-            endpoint: Some(endpoint),
-            method: None,
-            status: status.as_u16(),
-            reason: why.0,
-            cause: why.1.into(),
-        });
+        self.metrics().note_denial(
+            caller.request_id,
+            Denial {
+                at: self.now(),
+                request_id: String::new(),
+                route: "(authorization_server)".into(),
+                endpoint: Some(endpoint),
+                method: None,
+                status: status.as_u16(),
+                reason: why.0,
+                cause: why.1.to_owned().into(),
+            },
+        );
     }
 }

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::plan::Plan;
+use super::reject::Realm;
 use super::transform::Managed;
 use tokio::sync::watch;
 
@@ -129,7 +130,7 @@ pub async fn assemble(
         Some(settings) => Some(tracer(settings, former, &metrics, &clock, &mut background)?),
     };
     let gateway = Gateway {
-        realm: public_url.as_str().to_owned(),
+        realm: Realm::new(public_url.as_str()),
         public_url,
         trusted_proxies,
         listeners,

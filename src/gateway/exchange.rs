@@ -1,5 +1,6 @@
 //! The end of a request: its answer's body on the way to the caller, and what is told of the whole when that is over.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -214,7 +215,7 @@ pub(super) struct Exchange {
     /// Where the route says who may read its answers.
     pub(super) allowed_origin: Option<HeaderValue>,
     pub(super) reason: Option<&'static str>,
-    pub(super) cause: Option<String>,
+    pub(super) cause: Option<Cow<'static, str>>,
     pub(super) status: u16,
     pub(super) bytes: u64,
     pub(super) complete: bool,
@@ -226,7 +227,7 @@ impl Exchange {
         self.reason = Some(reject.code());
         let denied = reject.is_denial();
         // A denial is told of beside the log too.
-        self.cause = (denied || self.gateway().access_log.is_some()).then(|| reject.to_string());
+        self.cause = (denied || self.gateway().access_log.is_some()).then(|| reject.cause());
         if denied {
             self.decision = Decision::Denied;
         }
@@ -244,7 +245,7 @@ impl Exchange {
 
     fn broken(&mut self, error: &BrokenAnswer) {
         self.reason = Some(ANSWER_BROKEN);
-        self.cause = Some(error.to_string());
+        self.cause = Some(error.to_string().into());
     }
 
     fn gateway(&self) -> &Gateway {
@@ -323,16 +324,20 @@ impl Drop for Exchange {
             && let Some(reason) = self.reason
         {
             metrics.count_denial(reason);
-            gateway.metrics.note_denial(Denial {
-                at: gateway.clock.now(),
-                request_id: self.request_id.to_str().unwrap_or_default().into(),
-                route: Arc::clone(metrics.route()),
-                endpoint: None,
-                method: Some(method_label(&self.method)),
-                status: self.status,
-                reason,
-                cause: self.cause.take().unwrap_or_default().into_boxed_str(),
-            });
+            let request_id = self.request_id.to_str().unwrap_or_default();
+            gateway.metrics.note_denial(
+                request_id,
+                Denial {
+                    at: gateway.clock.now(),
+                    request_id: String::new(),
+                    route: Arc::clone(metrics.route()),
+                    endpoint: None,
+                    method: Some(method_label(&self.method)),
+                    status: self.status,
+                    reason,
+                    cause: self.cause.take().unwrap_or_default(),
+                },
+            );
         }
         // A proxy takes back what its clients do: the others behind it shall not pay for that.
         let blameless = || self.gateway().trusted_proxies.contains(self.connection.peer);

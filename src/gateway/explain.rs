@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::cors::Preflight;
 use super::head::Noted;
 use super::plan::{HostHeader, Plan, UpstreamAuthorization};
-use super::reject::Reject;
+use super::reject::{Realm, Reject};
 use super::route::{Route, Routes, Target};
 use super::{head, nowhere, refusal, transform};
 use crate::clock::UnixSeconds;
@@ -32,7 +32,7 @@ pub struct Rules {
     issuers: Vec<IssuerSettings>,
     upstreams: Vec<upstream::Settings>,
     trusted_proxies: TrustedProxies,
-    realm: String,
+    realm: Realm,
 }
 
 /// The token of a request that is explained.
@@ -77,7 +77,7 @@ impl Rules {
     pub fn new(plan: &Plan) -> Result<Self, (Arc<str>, Arc<str>)> {
         let issuers = plan.issuers.clone();
         let (upstreams, trusted_proxies) = (plan.upstreams.clone(), plan.trusted_proxies.clone());
-        let realm = plan.public_url.as_str().to_owned();
+        let realm = Realm::new(plan.public_url.as_str());
         let routes = Routes::new(plan, &Metrics::new(), &crate::clock::Clock::system(), None)?;
         Ok(Self { routes, issuers, upstreams, trusted_proxies, realm })
     }

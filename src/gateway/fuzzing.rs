@@ -123,6 +123,7 @@ fn forwarded(parts: &http::request::Parts, token: Option<&Arc<VerifiedToken>>) -
         listener_name: Arc::from("main"),
         peer,
         peer_text: super::peer_text(peer),
+        forwarded: Default::default(),
         is_silent_proxy: false,
         tls: true,
         redirects: false,
@@ -232,5 +233,6 @@ fn route(access: Access) -> Route {
     };
     thread_local!(static METRICS: Metrics = Metrics::new());
     let metrics = METRICS.with(|metrics| metrics.route(&plan.name));
-    Route { plan, metrics, allow: HeaderValue::from_static("GET"), rate_limit: None, upstream_jwts: None }
+    let allow = HeaderValue::from_static("GET");
+    Route { plan, metrics, allow, challenges: Vec::new(), rate_limit: None, upstream_jwts: None }
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::reject::Reject;
 use crate::net::TrustedProxies;
-use crate::net::forwarded::Origin;
+use crate::net::forwarded::{Origin, Written};
 use crate::routing::canonical_host;
 use crate::routing::path::CanonicalPath;
 
@@ -24,6 +24,7 @@ pub struct Connection {
     pub peer: IpAddr,
     /// The peer as a header value, written once.
     pub peer_text: HeaderValue,
+    pub forwarded: Written,
     /// Of a TCP proxy that did not say for whom it passes bytes on: what it sends in headers is anybody's word.
     pub is_silent_proxy: bool,
     pub tls: bool,
@@ -171,7 +172,7 @@ impl<'a> Noted<'a> {
     /// The host that the request names, canonical; empty for HTTP/1.0 without one.
     pub(super) fn host(&self, parts: &'a Parts) -> Result<Cow<'a, str>, Reject> {
         let header = match self.host.value()? {
-            Some(value) => Some(value.to_str().map_err(|_| Reject::Host)?),
+            Some(value) => Some(std::str::from_utf8(value.as_bytes()).map_err(|_| Reject::Host)?),
             None => None,
         };
         let target = parts.uri.authority().map(http::uri::Authority::as_str);
@@ -233,9 +234,10 @@ impl RequestIds {
         if trusted && let Some(given) = headers.get(REQUEST_ID).filter(|value| is_sound_id(value)) {
             return given.clone();
         }
-        let count = hex(self.next.fetch_add(1, Ordering::Relaxed));
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
         // Eight digits, and more only when they are needed.
-        let leading = count[..8].iter().take_while(|digit| **digit == b'0').count();
+        let leading = (count.leading_zeros() as usize / 4).min(8);
+        let count = hex(count);
         let mut id = Id { text: [0; 32], length: 32 - leading };
         id.text[..16].copy_from_slice(&self.prefix);
         id.text[16..32 - leading].copy_from_slice(&count[leading..]);

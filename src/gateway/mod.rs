@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 pub use exchange::{AnswerProgress, BrokenAnswer, ResponseBody};
 pub use head::{Activity, Connection};
-pub use reject::{Reject, problem};
+pub use reject::{Realm, Reject, problem};
 pub use route::{Route, Routes, Target};
 
 use crate::authorization_server::{self, AuthorizationServer, Endpoint};
@@ -56,7 +56,7 @@ use tunnel::Tunnel;
 #[derive(Debug)]
 pub struct Gateway {
     public_url: BaseUrl,
-    realm: String,
+    realm: Realm,
     trusted_proxies: TrustedProxies,
     /// By their index in the routes.
     listeners: Vec<Arc<str>>,
@@ -226,14 +226,14 @@ impl Worker {
         }
 
         let upgrade = UpgradeWanted::of(&parts);
-        let method =
-            if upgrade.as_ref().is_some_and(|upgrade| upgrade.by_connect) { Method::GET } else { parts.method.clone() };
-        let caller = gateway.caller(&route, &method, &noted).await?;
+        let by_connect = upgrade.as_ref().is_some_and(|upgrade| upgrade.by_connect);
+        let method = if by_connect { &Method::GET } else { &parts.method };
+        let caller = gateway.caller(&route, method, &noted).await?;
         if let Caller::Known(token) = &caller {
             exchange.token = Some(Arc::clone(token));
         }
         let permit =
-            policy::authorize(&route.plan.access, &method, caller).map_err(|denied| refusal(&denied, &route))?;
+            policy::authorize(&route.plan.access, method, caller).map_err(|denied| refusal(&denied, &route))?;
         exchange.decision = if permit.token().is_some() { Decision::Admitted } else { Decision::Public };
         if let Some(limit) = &route.rate_limit {
             let standing = limit.count(&permit, origin.client);
@@ -487,18 +487,11 @@ fn redirect(public_url: &BaseUrl, parts: &Parts) -> Result<Response<Bytes>, Reje
     }
 }
 
-fn refusal(denied: &Denied<'_>, route: &Route) -> Reject {
-    let scope = |entry: &policy::Entry| {
-        let mut text = String::with_capacity(64);
-        for scope in entry.scopes() {
-            text.extend([if text.is_empty() { "" } else { " " }, scope]);
-        }
-        text
-    };
-    match denied {
+fn refusal(denied: &Denied, route: &Route) -> Reject {
+    match *denied {
         Denied::Method => Reject::Method { allow: route.allow.clone() },
-        Denied::Unauthenticated(entry) => Reject::Unauthenticated { scope: scope(entry) },
-        Denied::Scope(entry) => Reject::InsufficientScope { scope: scope(entry) },
+        Denied::Unauthenticated(entry) => Reject::Unauthenticated { challenge: route.challenges[entry].0.clone() },
+        Denied::Scope(entry) => Reject::InsufficientScope { challenge: route.challenges[entry].1.clone() },
         Denied::Forbidden => Reject::Forbidden,
     }
 }

@@ -1,10 +1,14 @@
 //! The one place where an error gets a status, a public text and headers (RFC 6750 section 3, RFC 9457). What is said
 //! outside is fixed for each kind of error; why exactly goes to the log.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 
+use super::transform::X_REQUEST_ID;
 use crate::net::body::BodyError;
 use crate::routing::path::PathError;
 use crate::token::Refusal;
@@ -36,15 +40,15 @@ pub enum Reject {
     #[error("no entry of the route names the method")]
     Method { allow: HeaderValue },
     #[error("no credentials")]
-    Unauthenticated { scope: String },
+    Unauthenticated { challenge: Ready },
     #[error("the Authorization header is not `Bearer` and one token")]
     BearerSyntax,
     #[error("{0}")]
     InvalidToken(Refusal),
     #[error("the issuer cannot be asked")]
     IssuerUnavailable,
-    #[error("the token lacks scopes")]
-    InsufficientScope { scope: String },
+    #[error("{LACKS_SCOPES}")]
+    InsufficientScope { challenge: Ready },
     #[error("no entry of the route admits this token")]
     Forbidden,
     #[error("more requests than the route lets through")]
@@ -60,6 +64,8 @@ pub enum Reject {
     #[error("{0}")]
     Upstream(SendError),
 }
+
+const LACKS_SCOPES: &str = "the token lacks scopes";
 
 /// Seconds after which a caller may try again when something is overloaded or away.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -138,61 +144,114 @@ impl Reject {
         self.status().is_client_error()
     }
 
-    /// The answer. `realm` is quoted as it is, so it must hold no quotes.
-    pub fn response(&self, realm: &str, request_id: &HeaderValue) -> Response<Bytes> {
-        let status = self.status();
-        let mut response = problem(status, request_id);
-        self.add_headers(response.headers_mut(), realm);
-        response
+    /// Why, for the log. What callers can have at will is not written anew for each of them.
+    pub fn cause(&self) -> Cow<'static, str> {
+        match self {
+            Self::InsufficientScope { .. } => LACKS_SCOPES.into(),
+            Self::InvalidToken(Refusal::Expired) => Refusal::EXPIRED.into(),
+            _ => self.to_string().into(),
+        }
     }
 
-    fn add_headers(&self, headers: &mut HeaderMap, realm: &str) {
-        let challenge = match self {
-            Self::Unauthenticated { scope } => Some(challenge(realm, None, scope)),
-            Self::BearerSyntax => {
-                let error = ("invalid_request", "The Authorization header must be Bearer and one token");
-                Some(challenge(realm, Some(error), ""))
+    pub fn response(&self, realm: &Realm, request_id: &HeaderValue) -> Response<Bytes> {
+        match self {
+            Self::Unauthenticated { challenge } | Self::InsufficientScope { challenge } => {
+                challenge.response(request_id)
             }
-            Self::InvalidToken(_) => {
-                let error = ("invalid_token", "The access token is not valid here");
-                Some(challenge(realm, Some(error), ""))
+            Self::BearerSyntax => realm.invalid_request.response(request_id),
+            Self::InvalidToken(_) => realm.invalid_token.response(request_id),
+            _ => {
+                let mut response = problem(self.status(), request_id);
+                self.add_headers(response.headers_mut());
+                response
             }
-            Self::InsufficientScope { scope } => {
-                let error = ("insufficient_scope", "The access token lacks a scope that is needed here");
-                Some(challenge(realm, Some(error), scope))
-            }
-            Self::Method { allow } => {
-                headers.insert(header::ALLOW, allow.clone());
-                None
-            }
+        }
+    }
+
+    fn add_headers(&self, headers: &mut HeaderMap) {
+        match self {
+            Self::Method { allow } => headers.insert(header::ALLOW, allow.clone()),
             Self::IssuerUnavailable | Self::Upstream(SendError::Busy { .. } | SendError::NoServer { .. }) => {
-                headers.insert(header::RETRY_AFTER, RETRY_AFTER);
-                None
+                headers.insert(header::RETRY_AFTER, RETRY_AFTER)
             }
-            Self::RateLimited { retry_after } => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after));
-                None
-            }
+            Self::RateLimited { retry_after } => headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after)),
             Self::ContentLength
             | Self::Body(BodyError::Timeout)
             | Self::Upstream(SendError::RequestBody(BodyError::Timeout)) => {
-                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-                None
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"))
             }
             _ => None,
         };
-        if let Some(challenge) = challenge.and_then(|text| HeaderValue::from_maybe_shared(Bytes::from(text)).ok()) {
+    }
+}
+
+/// A refusal with a challenge, put together once but for the request's id: callers can have as many of these as they like.
+#[derive(Clone, Debug)]
+pub struct Ready(Arc<Refused>);
+
+#[derive(Debug)]
+struct Refused {
+    status: StatusCode,
+    /// With a place for the id, which is put there when it is known.
+    headers: HeaderMap,
+    after_id: String,
+}
+
+impl Ready {
+    fn new(status: StatusCode, challenge: String) -> Self {
+        let mut headers = headers();
+        if let Ok(challenge) = HeaderValue::from_maybe_shared(Bytes::from(challenge)) {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
+        headers.insert(X_REQUEST_ID, HeaderValue::from_static(""));
+        Self(Arc::new(Refused { status, headers, after_id: after_id(&status).concat() }))
+    }
+
+    fn response(&self, request_id: &HeaderValue) -> Response<Bytes> {
+        let text = [BEFORE_ID, request_id.to_str().unwrap_or_default(), &self.0.after_id].concat();
+        let mut response = Response::new(Bytes::from(text));
+        *response.status_mut() = self.0.status;
+        *response.headers_mut() = self.0.headers.clone();
+        response
+    }
+}
+
+/// Who asks for tokens, and what of its refusals depends on no route.
+#[derive(Debug)]
+pub struct Realm {
+    name: String,
+    invalid_request: Ready,
+    invalid_token: Ready,
+}
+
+impl Realm {
+    /// `name` is quoted as it is, so it must hold no quotes.
+    pub fn new(name: &str) -> Self {
+        let ready = |status, error| Ready::new(status, challenge(name, Some(error), ""));
+        let syntax = ("invalid_request", "The Authorization header must be Bearer and one token");
+        let token = ("invalid_token", "The access token is not valid here");
+        Self {
+            invalid_request: ready(StatusCode::BAD_REQUEST, syntax),
+            invalid_token: ready(StatusCode::UNAUTHORIZED, token),
+            name: name.to_owned(),
+        }
+    }
+
+    /// To a caller without a token.
+    pub fn unauthenticated(&self, scope: &str) -> Ready {
+        Ready::new(StatusCode::UNAUTHORIZED, challenge(&self.name, None, scope))
+    }
+
+    pub fn insufficient_scope(&self, scope: &str) -> Ready {
+        let error = ("insufficient_scope", "The access token lacks a scope that is needed here");
+        Ready::new(StatusCode::FORBIDDEN, challenge(&self.name, Some(error), scope))
     }
 }
 
 /// `Bearer realm="…", error="…", error_description="…", scope="…"`, each at most once. Scopes hold no quotes (RFC 6749
 /// section 3.3).
 fn challenge(realm: &str, error: Option<(&str, &str)>, scope: &str) -> String {
-    // Room for the longest of the texts, so that it need not grow.
-    let mut text = String::with_capacity(192 + realm.len() + scope.len());
-    text.extend(["Bearer realm=\"", realm, "\""]);
+    let mut text = ["Bearer realm=\"", realm, "\""].concat();
     if let Some((code, description)) = error {
         text.extend([", error=\"", code, "\", error_description=\"", description, "\""]);
     }
@@ -202,23 +261,30 @@ fn challenge(realm: &str, error: Option<(&str, &str)>, scope: &str) -> String {
     text
 }
 
-/// A refusal's body (RFC 9457). Refusals are never stored by caches. Nothing in it has a character that JSON would escape.
+/// A refusal (RFC 9457).
 pub fn problem(status: StatusCode, request_id: &HeaderValue) -> Response<Bytes> {
-    let parts = [
-        "{\"request_id\":\"",
-        request_id.to_str().unwrap_or_default(),
-        "\",\"status\":",
-        status.as_str(),
-        ",\"title\":\"",
-        status.canonical_reason().unwrap_or("Error"),
-        "\",\"type\":\"about:blank\"}\n",
-    ];
-    let mut response = Response::new(Bytes::from(parts.concat()));
+    let [a, b, c, d, e] = after_id(&status);
+    let text = [BEFORE_ID, request_id.to_str().unwrap_or_default(), a, b, c, d, e].concat();
+    let mut response = Response::new(Bytes::from(text));
     *response.status_mut() = status;
-    let headers = response.headers_mut();
+    *response.headers_mut() = headers();
+    response
+}
+
+/// The beginning of a refusal's body. Nothing in it or what follows has a character that JSON would escape.
+const BEFORE_ID: &str = "{\"request_id\":\"";
+
+fn after_id(status: &StatusCode) -> [&str; 5] {
+    let title = status.canonical_reason().unwrap_or("Error");
+    ["\",\"status\":", status.as_str(), ",\"title\":\"", title, "\",\"type\":\"about:blank\"}\n"]
+}
+
+/// Refusals are never stored by caches.
+fn headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    headers
 }
 
 #[cfg(test)]
@@ -235,6 +301,7 @@ mod tests {
     }
 
     fn rejects() -> Vec<Reject> {
+        let realm = Realm::new("api");
         vec![
             Reject::Host,
             Reject::Path(PathError::DotSegment),
@@ -247,13 +314,13 @@ mod tests {
             Reject::Address,
             Reject::Origin,
             Reject::Method { allow: HeaderValue::from_static("GET, HEAD") },
-            Reject::Unauthenticated { scope: "orders:read".to_owned() },
-            Reject::Unauthenticated { scope: String::new() },
+            Reject::Unauthenticated { challenge: realm.unauthenticated("orders:read") },
+            Reject::Unauthenticated { challenge: realm.unauthenticated("") },
             Reject::BearerSyntax,
             Reject::InvalidToken(Refusal::Expired),
             Reject::InvalidToken(Refusal::Signature),
             Reject::IssuerUnavailable,
-            Reject::InsufficientScope { scope: "a b".to_owned() },
+            Reject::InsufficientScope { challenge: realm.insufficient_scope("a b") },
             Reject::Forbidden,
             Reject::RateLimited { retry_after: 7 },
             Reject::UnfitClaim(header::FROM),
@@ -278,7 +345,9 @@ mod tests {
         let table: String = rejects()
             .iter()
             .map(|reject| {
-                let response = reject.response("api", &HeaderValue::from_static("id"));
+                let response = reject.response(&Realm::new("api"), &HeaderValue::from_static("id"));
+                assert_eq!(response.status(), reject.status());
+                assert_eq!(reject.cause(), reject.to_string());
                 let headers = response.headers();
                 let told = [header::ALLOW, header::RETRY_AFTER, header::WWW_AUTHENTICATE];
                 let told = told.iter().filter_map(|name| headers.get(name)).filter_map(|value| value.to_str().ok());

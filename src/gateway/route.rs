@@ -7,7 +7,7 @@ use http::Method;
 
 use super::plan::{Plan, ReservedPaths, RoutePlan, UpstreamAuthorization};
 use super::rate_limit::RouteLimit;
-use super::reject::Reject;
+use super::reject::{Ready, Realm, Reject};
 use super::upstream_jwt::UpstreamJwts;
 use crate::clock::Clock;
 use crate::limits::Buckets;
@@ -24,6 +24,8 @@ pub struct Route {
     pub metrics: RouteMetrics,
     /// `Allow` of a 405.
     pub allow: http::HeaderValue,
+    /// By entry: to callers without a token, and to those whose token lacks scopes.
+    pub challenges: Vec<(Ready, Ready)>,
     pub rate_limit: Option<Arc<RouteLimit>>,
     pub(super) upstream_jwts: Option<Arc<UpstreamJwts>>,
 }
@@ -64,6 +66,7 @@ impl Routes {
         clock: &Clock,
         former: Option<&Self>,
     ) -> Result<Self, (Arc<str>, Arc<str>)> {
+        let realm = Realm::new(plan.public_url.as_str());
         let mut table = Table::new(plan.listeners.len());
         let mut routes: Vec<Arc<Route>> = Vec::new();
         let buckets = former.map_or_else(Buckets::default, |former| former.buckets.clone());
@@ -99,6 +102,15 @@ impl Routes {
                 },
                 metrics: metrics.route(&route.name),
                 allow: allow.unwrap_or(http::HeaderValue::from_static("")),
+                challenges: route
+                    .access
+                    .entries
+                    .iter()
+                    .map(|entry| {
+                        let scope = entry.scopes().collect::<Vec<&str>>().join(" ");
+                        (realm.unauthenticated(&scope), realm.insufficient_scope(&scope))
+                    })
+                    .collect(),
                 plan: route.clone(),
             }));
         }

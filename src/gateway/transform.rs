@@ -156,7 +156,8 @@ pub(super) fn request(
         fields.push(TRACEPARENT, trace.value().clone());
     }
     let connection = inbound.connection;
-    forwarded::rewrite(&mut fields, inbound.origin, connection.peer, &connection.peer_text, host.as_ref());
+    let (peer, peer_text) = (connection.peer, &connection.peer_text);
+    forwarded::rewrite(&mut fields, inbound.origin, peer, peer_text, host.as_ref(), &connection.forwarded);
     fields.push(X_REQUEST_ID, inbound.request_id.clone());
     match &forward.authorization {
         UpstreamAuthorization::Strip | UpstreamAuthorization::Pass => {}

@@ -32,7 +32,7 @@ impl Tunnel {
                 exchange.complete = true;
                 exchange.bytes = bytes;
             }
-            Err(reason) => exchange.cause = Some(reason),
+            Err(reason) => exchange.cause = Some(reason.into()),
         }
     }
 }

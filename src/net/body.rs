@@ -11,6 +11,8 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
+use super::alarm::Alarm;
+
 /// Why a request's body ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
@@ -60,9 +62,9 @@ impl BodyOutcome {
 
     /// Waits until the upstream should have answered: `limit` after the end of the body, or after `started` if there is
     /// none. Until then it must take the body as fast as the caller must send it. Gives the time that ran out.
-    pub async fn overdue(&self, started: Instant, limit: Duration) -> Duration {
+    pub async fn overdue(&self, alarm: &mut Alarm, started: Instant, limit: Duration) -> Duration {
         let Some(progress) = &self.0 else {
-            tokio::time::sleep_until(started + limit).await;
+            alarm.until(started + limit).await;
             return limit;
         };
         loop {
@@ -79,7 +81,7 @@ impl BodyOutcome {
             }
             // Turns change without a word; only the end of the body is told of.
             tokio::select! {
-                () = tokio::time::sleep_until(end.min(now + progress.timeout)) => {}
+                () = alarm.until(end.min(now + progress.timeout)) => {}
                 () = progress.ended.notified() => {}
             }
         }

@@ -2,6 +2,7 @@
 //! says of it is believed only of trusted proxies; what goes on to the upstream is written anew.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Mutex;
 
 use bytes::Bytes;
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
@@ -106,6 +107,7 @@ pub fn rewrite(
     peer: IpAddr,
     peer_text: &HeaderValue,
     host: Option<&HeaderValue>,
+    written: &Written,
 ) {
     if origin.trusted {
         agree(fields);
@@ -117,7 +119,7 @@ pub fn rewrite(
     let (add, set): (Put, Put) = if origin.trusted { (append, Fields::set) } else { (Fields::push, Fields::push) };
     let told = if origin.trusted { fields.get_all(&X_FORWARDED_HOST).next() } else { None };
     let host = told.filter(|host| is_host(host)).or(host).cloned();
-    let element = element(peer, peer_text, host.as_ref(), origin.https);
+    let element = written.element(peer, peer_text, host.as_ref(), origin.https);
     add(fields, X_FORWARDED_FOR, peer_text.clone());
     add(fields, FORWARDED, element);
     set(fields, X_FORWARDED_PROTO, HeaderValue::from_static(if origin.https { "https" } else { "http" }));
@@ -163,7 +165,40 @@ fn append(fields: &mut Fields, name: HeaderName, last: HeaderValue) {
     fields.set(name, joined);
 }
 
-/// Written for every request: put together from parts, not by a general formatter.
+/// The `Forwarded` element that was written last for a connection: nearly all of its requests have the same.
+#[derive(Debug, Default)]
+pub struct Written(Mutex<Option<Element>>);
+
+#[derive(Debug)]
+struct Element {
+    host: Box<[u8]>,
+    https: bool,
+    text: HeaderValue,
+}
+
+/// Longest host that is kept with an element.
+const HOST_BYTES: usize = 256;
+
+impl Written {
+    fn element(&self, peer: IpAddr, peer_text: &HeaderValue, host: Option<&HeaderValue>, https: bool) -> HeaderValue {
+        let name = host.map_or(&b""[..], HeaderValue::as_bytes);
+        // Nobody waits for another request of the connection.
+        let Ok(mut last) = self.0.try_lock() else { return element(peer, peer_text, host, https) };
+        if let Some(last) = &*last
+            && last.https == https
+            && *last.host == *name
+        {
+            return last.text.clone();
+        }
+        let text = element(peer, peer_text, host, https);
+        if name.len() <= HOST_BYTES {
+            *last = Some(Element { host: name.into(), https, text: text.clone() });
+        }
+        text
+    }
+}
+
+/// Put together from parts, not by a general formatter.
 fn element(peer: IpAddr, peer_text: &HeaderValue, host: Option<&HeaderValue>, https: bool) -> HeaderValue {
     let (before, after) = if peer.is_ipv4() { ("for=", "") } else { ("for=\"[", "]\"") };
     let host = host.filter(|host| is_host(host)).map(HeaderValue::as_bytes);
@@ -256,13 +291,9 @@ mod tests {
             fields.push(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         let origin = Origin { client: peer, https: true, trusted: false };
-        rewrite(
-            &mut fields,
-            &origin,
-            peer,
-            &HeaderValue::from_static("192.0.2.1"),
-            Some(&HeaderValue::from_static("a:8443")),
-        );
+        let text = HeaderValue::from_static("192.0.2.1");
+        let host = HeaderValue::from_static("a:8443");
+        rewrite(&mut fields, &origin, peer, &text, Some(&host), &Written::default());
         let expected = headers(&[
             ("x-forwarded-for", "192.0.2.1"),
             ("forwarded", "for=192.0.2.1;host=\"a:8443\";proto=https"),
@@ -271,5 +302,25 @@ mod tests {
             ("x-real-ip", "192.0.2.1"),
         ]);
         assert_eq!(fields.iter().cloned().collect::<HeaderMap>(), expected);
+    }
+
+    #[test]
+    fn the_requests_of_a_connection_are_told_apart() {
+        let (peer, text, written) =
+            (IpAddr::from([192, 0, 2, 1]), HeaderValue::from_static("192.0.2.1"), Written::default());
+        let long = "h".repeat(HOST_BYTES + 1);
+        for (host, https) in [
+            (Some("a"), false),
+            (Some("a"), false),
+            (Some("a"), true),
+            (Some("b"), true),
+            (None, true),
+            (Some(&*long), true),
+        ] {
+            let host = host.map(|host| HeaderValue::from_str(host).expect("value"));
+            let expected = element(peer, &text, host.as_ref(), https);
+            assert_eq!(written.element(peer, &text, host.as_ref(), https), expected);
+        }
+        assert!(written.0.lock().expect("no panic").as_ref().is_some_and(|last| last.host.is_empty()));
     }
 }

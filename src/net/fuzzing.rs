@@ -8,7 +8,7 @@ use ppp::v2::{Command, Protocol};
 use ppp::{HeaderResult, v1, v2};
 
 use super::TrustedProxies;
-use super::forwarded::{Origin, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, is_forwarding, rewrite};
+use super::forwarded::{Origin, Written, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, is_forwarding, rewrite};
 use super::headers::Fields;
 use super::proxy_protocol::{Header, parse};
 
@@ -43,7 +43,8 @@ pub fn forwarded(data: &[u8]) {
         }
         let mut fields = Fields::default();
         headers.iter().for_each(|(name, value)| fields.push(name.clone(), value.clone()));
-        rewrite(&mut fields, &origin, peer, &HeaderValue::from_str(&peer.to_string()).expect("ASCII"), Some(&host));
+        let text = HeaderValue::from_str(&peer.to_string()).expect("ASCII");
+        rewrite(&mut fields, &origin, peer, &text, Some(&host), &Written::default());
         let sent = fields.iter().cloned().collect();
         is_well_formed(&sent);
         if !origin.trusted {

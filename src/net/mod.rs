@@ -1,5 +1,6 @@
 //! What any HTTP hop needs and no domain owns: URLs as configured, trusted peers, bodies, hop-by-hop headers.
 
+pub mod alarm;
 pub mod body;
 pub mod fetch;
 pub mod forwarded;

@@ -5,6 +5,7 @@
 pub(crate) mod fuzzing;
 pub mod path;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -54,10 +55,37 @@ impl HostPattern {
 }
 
 /// A Host header's value as it is matched: lower case, without port and without the root's dot. `None` when it is no host.
-pub fn canonical_host(value: &str) -> Option<std::borrow::Cow<'_, str>> {
+pub fn canonical_host(value: &str) -> Option<Cow<'_, str>> {
+    if is_canonical(value) {
+        return Some(value.into());
+    }
     let (host, _) = split_port(value)?;
     let host = host.strip_suffix('.').unwrap_or(host);
     Some(if host.bytes().any(|b| b.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host.into() })
+}
+
+/// The bytes of a name's labels.
+const LABEL: [bool; 256] = {
+    let mut label = [false; 256];
+    let mut byte = 0;
+    while byte < label.len() {
+        #[expect(clippy::cast_possible_truncation, reason = "it is less than 256")]
+        let is_of_label = matches!(byte as u8, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_');
+        label[byte] = is_of_label;
+        byte += 1;
+    }
+    label
+};
+
+/// Whether it is a name in lower case with nothing around it, as nearly all are.
+fn is_canonical(value: &str) -> bool {
+    let mut after_dot = true;
+    let fits = value.bytes().all(|byte| {
+        let fits = LABEL[usize::from(byte)] || (byte == b'.' && !after_dot);
+        after_dot = byte == b'.';
+        fits && !byte.is_ascii_uppercase()
+    });
+    fits && !after_dot
 }
 
 /// Splits `host[:port]`, where a host is a name, an IPv4 address or a bracketed IPv6 address.
@@ -72,15 +100,16 @@ fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
         let mut end = text.len();
         let mut after_dot = true;
         for (at, byte) in text.bytes().enumerate() {
+            if LABEL[usize::from(byte)] {
+                after_dot = false;
+                continue;
+            }
             match byte {
                 b':' => {
                     end = at;
                     break;
                 }
-                b'.' if after_dot => return None,
-                b'.' => after_dot = true,
-                b'-' | b'_' => after_dot = false,
-                _ if byte.is_ascii_alphanumeric() => after_dot = false,
+                b'.' if !after_dot => after_dot = true,
                 _ => return None,
             }
         }
@@ -323,12 +352,19 @@ impl<T> Table<T> {
     fn descend(&self, at: NodeId, left: Option<&str>) -> Option<ValueId> {
         let node = &self.nodes[at];
         let Some(left) = left else { return node.here.or(node.rest) };
-        let (segment, after) = match memchr::memchr(b'/', left.as_bytes()) {
+        // Byte by byte: segments are too short for a search to pay.
+        let mut escaped = false;
+        let slash = left.bytes().position(|byte| {
+            escaped |= byte == b'%';
+            byte == b'/'
+        });
+        let (segment, after) = match slash {
             Some(slash) => (&left[..slash], Some(&left[slash + 1..])),
             None => (left, None),
         };
+        let said = || if escaped { decode(segment) } else { Cow::Borrowed(segment) };
         if !node.literal.is_empty()
-            && let Some(&next) = node.literal.get(&*decode(segment))
+            && let Some(&next) = node.literal.get(&*said())
             && let found @ Some(_) = self.descend(next, after)
         {
             return found;

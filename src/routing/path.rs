@@ -179,18 +179,41 @@ fn is_plain(path: &[u8]) -> bool {
         return false;
     }
     let mut after_slash = false;
-    for &byte in path {
-        match byte {
-            b'/' if after_slash => return false,
-            b'/' => after_slash = true,
-            b'.' if after_slash => return false,
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => after_slash = false,
-            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@' => after_slash = false,
-            _ => return false,
-        }
-    }
-    true
+    path.iter().all(|byte| {
+        let kind = PLAIN[usize::from(*byte)];
+        let fits = kind == Plain::Anywhere || (kind != Plain::Nowhere && !after_slash);
+        after_slash = kind == Plain::Slash;
+        fits
+    })
 }
+
+/// Where a byte may stand in a path that needs no second look.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Plain {
+    Nowhere,
+    Anywhere,
+    /// Not after another, nor with a dot after it.
+    Slash,
+    Dot,
+}
+
+const PLAIN: [Plain; 256] = {
+    let mut plain = [Plain::Nowhere; 256];
+    let mut byte = 0;
+    while byte < plain.len() {
+        #[expect(clippy::cast_possible_truncation, reason = "it is less than 256")]
+        let kind = match byte as u8 {
+            b'/' => Plain::Slash,
+            b'.' => Plain::Dot,
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => Plain::Anywhere,
+            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@' => Plain::Anywhere,
+            _ => Plain::Nowhere,
+        };
+        plain[byte] = kind;
+        byte += 1;
+    }
+    plain
+};
 
 fn canonicalise(path: &str) -> Result<(String, Allowances), PathError> {
     let raw = path.as_bytes();

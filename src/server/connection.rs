@@ -138,6 +138,7 @@ pub(super) async fn serve(
         listener_name: Arc::clone(&listener.name),
         peer: peer.address,
         peer_text: peer_text(peer.address),
+        forwarded: Default::default(),
         is_silent_proxy: peer.is_silent_proxy,
         tls: listener.tls.is_some(),
         redirects: listener.redirects,

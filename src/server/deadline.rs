@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::gateway::Connection;
+pub(super) use crate::net::alarm::Alarm;
 
 /// The waits of a connection.
 #[derive(Clone, Debug)]
@@ -24,25 +25,6 @@ pub(super) struct Waits {
     /// For the peer to take a byte of ours, or to let a stream go on.
     pub write: Duration,
     pub reached: IntCounterVec,
-}
-
-/// A timer that is moved when it has to be earlier, and looked at when it may be over: most of what is waited for comes in
-/// time, and setting a timer costs more than finding that it went off too early. For one task, whose waker it notes once.
-#[derive(Debug, Default)]
-pub(super) struct Alarm(Option<Pin<Box<Sleep>>>);
-
-impl Alarm {
-    /// Ready at `moment`, or later.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, moment: Instant) -> Poll<()> {
-        let Some(timer) = &mut self.0 else {
-            return self.0.insert(Box::pin(tokio::time::sleep_until(moment))).as_mut().poll(cx);
-        };
-        if !timer.is_elapsed() && timer.deadline() <= moment {
-            return Poll::Pending;
-        }
-        timer.as_mut().reset(moment);
-        timer.as_mut().poll(cx)
-    }
 }
 
 /// A stream whose peer has to take what it is sent.

@@ -1,6 +1,7 @@
 //! The last denials, for people who look at what the gateway does now: which route refused what, and why. A request that
 //! is forwarded never comes near it. No token, no query and no name that a caller typed has a place here.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,8 +15,8 @@ const KEPT: usize = 100;
 pub struct Denial {
     /// Seconds since 1970.
     pub at: u64,
-    /// A trusted proxy may have chosen it.
-    pub request_id: Box<str>,
+    /// Written when it is noted. A trusted proxy may have chosen it.
+    pub request_id: String,
     pub route: Arc<str>,
     /// Of the authorization server.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -24,7 +25,7 @@ pub struct Denial {
     pub method: Option<&'static str>,
     pub status: u16,
     pub reason: &'static str,
-    pub cause: Box<str>,
+    pub cause: Cow<'static, str>,
 }
 
 /// A ring of the last ones. Clones share it.
@@ -32,9 +33,15 @@ pub struct Denial {
 pub struct Denials(Arc<Mutex<VecDeque<Denial>>>);
 
 impl Denials {
-    pub fn note(&self, denial: Denial) {
+    pub fn note(&self, request_id: &str, mut denial: Denial) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = if kept.len() == KEPT { kept.pop_front() } else { None };
+        let mut oldest = if kept.len() == KEPT { kept.pop_front() } else { None };
+        if let Some(oldest) = &mut oldest {
+            // Ids are alike, so that there is room for this one.
+            denial.request_id = std::mem::take(&mut oldest.request_id);
+        }
+        denial.request_id.clear();
+        denial.request_id.push_str(request_id);
         kept.push_back(denial);
         drop(kept);
         // Freed when nobody waits for the lock any more.
@@ -55,18 +62,23 @@ mod tests {
     fn only_the_last_ones_are_kept() {
         let denials = Denials::default();
         for at in 0..250 {
-            denials.note(Denial {
-                at,
-                request_id: "id".into(),
-                route: "r".into(),
-                endpoint: None,
-                method: Some("GET"),
-                status: 403,
-                reason: "forbidden",
-                cause: "".into(),
-            });
+            denials.note(
+                &at.to_string(),
+                Denial {
+                    at,
+                    request_id: String::new(),
+                    route: "r".into(),
+                    endpoint: None,
+                    method: Some("GET"),
+                    status: 403,
+                    reason: "forbidden",
+                    cause: "".into(),
+                },
+            );
         }
-        let kept: Vec<u64> = denials.latest().iter().map(|denial| denial.at).collect();
+        let kept = denials.latest();
+        assert!(kept.iter().all(|denial| denial.request_id == denial.at.to_string()));
+        let kept: Vec<u64> = kept.iter().map(|denial| denial.at).collect();
         assert_eq!(kept, (150..250).rev().collect::<Vec<u64>>());
     }
 }

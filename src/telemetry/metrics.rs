@@ -340,8 +340,8 @@ impl Metrics {
     }
 
     /// Keeps a denial for those who look. What counts it is its route, or the endpoint of the authorization server.
-    pub fn note_denial(&self, denial: Denial) {
-        self.latest_denials.note(denial);
+    pub fn note_denial(&self, request_id: &str, denial: Denial) {
+        self.latest_denials.note(request_id, denial);
     }
 
     /// The last denials, the latest first.

@@ -24,7 +24,7 @@ pub use issuer::{IntrospectionSettings, IssuerSettings, JwtSettings, KeyLocation
 pub use jwks::{JwksState, KeyRing, SharedKeys};
 pub use jwks_fetch::{KeyError, KeyKeeper};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, UnixSeconds};
 use crate::jose::UnverifiedJws;
 use crate::store::{Digest, OPAQUE_PREFIX, Store};
 use crate::telemetry::metrics::TokenMetrics;
@@ -47,7 +47,7 @@ pub enum Refusal {
     Key,
     #[error("the signature is wrong")]
     Signature,
-    #[error("the token has expired")]
+    #[error("{}", Self::EXPIRED)]
     Expired,
     #[error("the token is not valid yet")]
     NotYetValid,
@@ -74,6 +74,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    pub const EXPIRED: &str = "the token has expired";
+
     /// For logs and metric labels.
     pub fn reason(self) -> &'static str {
         match self {
@@ -167,9 +169,10 @@ impl Verifier {
         audience: &[String],
         reuse: Reuse,
     ) -> Result<Arc<VerifiedToken>, BearerError> {
-        let token = match self.remembered(bearer) {
+        let now = self.clock.now();
+        let token = match self.remembered(bearer, now) {
             Some(token) => self.confirmed(bearer, token, accepted, reuse).await?,
-            None if self.ended.knows(bearer.as_bytes(), accepted, self.clock.now()) => {
+            None if self.ended.knows(bearer.as_bytes(), accepted, now) => {
                 return Err(Refusal::Expired.into());
             }
             None => match self.kept(bearer.text()?, accepted, reuse) {
@@ -199,14 +202,14 @@ impl Verifier {
     }
 
     /// A token that was verified here before.
-    fn remembered(&self, bearer: Bearer<'_>) -> Option<Arc<VerifiedToken>> {
+    fn remembered(&self, bearer: Bearer<'_>, now: UnixSeconds) -> Option<Arc<VerifiedToken>> {
         let bytes = bearer.as_bytes();
         // Nearly all that are verified here begin with `{"`, in base64.
         let may_be = bytes.starts_with(b"eyJ") || bytes.starts_with(OPAQUE_PREFIX.as_bytes());
         if !may_be && !UnverifiedJws::has_form(bytes) {
             return None;
         }
-        let entry = self.cache.get(bytes)?;
+        let entry = self.cache.get(bytes, now)?;
         let issuer = &self.issuers[entry.token.issuer_index()];
         // Verified with a key that may be gone: once more.
         if entry.keys_generation != issuer.keys_generation() {

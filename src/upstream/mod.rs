@@ -295,10 +295,11 @@ impl Pools {
             return Err(error);
         };
         let mut progress = Progress { order, choice, running: upstream.running(choice), shared: None };
+        let mut alarm = self.alarms.take();
         let result = tokio::select! {
             biased;
             result = self.attempt(index, &mut progress, outgoing) => result,
-            limit = body.overdue(started, limit) => {
+            limit = body.overdue(&mut alarm, started, limit) => {
                 // Nobody else shall wait for a connection that may have died without a word.
                 if let Some(shared) = progress.shared {
                     shared.forget();
@@ -310,6 +311,7 @@ impl Pools {
                 Err(error)
             }
         };
+        self.alarms.give_back(alarm);
         upstream.metrics.latency.observe(started.elapsed().as_secs_f64());
         result.map_err(|error| match body.error() {
             // What the server made of a body that failed on the caller's side is no fault of the server.

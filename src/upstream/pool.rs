@@ -14,6 +14,7 @@ use super::balance::Choice;
 use super::http1::{Http1, Unanswered};
 use super::resolve::RENEWAL;
 use super::{Head, ResponseBody, SendError, Slot, Upstream};
+use crate::net::alarm::Alarms;
 use crate::net::body::RequestBody;
 
 /// Longest that an unused connection is kept.
@@ -27,6 +28,8 @@ pub struct Pools {
     pub(super) upstreams: Arc<[Arc<Upstream>]>,
     /// By upstream, by server.
     pools: Vec<Vec<Arc<ServerPool>>>,
+    /// For answers that do not come in time.
+    pub(super) alarms: Alarms,
 }
 
 #[derive(Debug, Default)]
@@ -146,7 +149,7 @@ impl Pools {
             kept.unwrap_or_else(|| fresh(upstream))
         });
         let pools = pools.collect();
-        Self { upstreams, pools }
+        Self { upstreams, pools, alarms: Alarms::default() }
     }
 
     pub fn upstream(&self, index: usize) -> &Upstream {
