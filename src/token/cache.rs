@@ -130,17 +130,25 @@ impl BuildHasher for ByEnd {
     }
 }
 
+impl EndHasher {
+    fn mix(&mut self, word: [u8; 8]) {
+        // Every bit of a word comes to bear on all others, once the upper half is folded onto the lower.
+        let product = u128::from(self.0 ^ u64::from_ne_bytes(word)) * u128::from(FACTOR);
+        #[expect(clippy::cast_possible_truncation, reason = "the halves of it")]
+        let (upper, lower) = ((product >> 64) as u64, product as u64);
+        self.0 = upper ^ lower;
+    }
+}
+
 impl Hasher for EndHasher {
     fn write(&mut self, bytes: &[u8]) {
         let end = bytes.last_chunk::<HASHED_BYTES>().map_or(bytes, |end| end);
-        for chunk in end.chunks(8) {
+        let (words, rest) = end.as_chunks();
+        words.iter().for_each(|word| self.mix(*word));
+        if !rest.is_empty() {
             let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            // Every bit of a word comes to bear on all others, once the upper half is folded onto the lower.
-            let product = u128::from(self.0 ^ u64::from_ne_bytes(word)) * u128::from(FACTOR);
-            #[expect(clippy::cast_possible_truncation, reason = "the halves of it")]
-            let (upper, lower) = ((product >> 64) as u64, product as u64);
-            self.0 = upper ^ lower;
+            word[..rest.len()].copy_from_slice(rest);
+            self.mix(word);
         }
     }
 
