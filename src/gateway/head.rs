@@ -235,12 +235,15 @@ impl RequestIds {
             return given.clone();
         }
         let count = self.next.fetch_add(1, Ordering::Relaxed);
-        // Eight digits, and more only when they are needed.
-        let leading = (count.leading_zeros() as usize / 4).min(8);
-        let count = hex(count);
-        let mut id = Id { text: [0; 32], length: 32 - leading };
+        let mut id = Id { text: [0; 32], length: 24 };
         id.text[..16].copy_from_slice(&self.prefix);
-        id.text[16..32 - leading].copy_from_slice(&count[leading..]);
+        if count >> 32 == 0 {
+            id.text[16..24].copy_from_slice(&hex::<8>(count));
+        } else {
+            let leading = count.leading_zeros() as usize / 4;
+            id.length = 32 - leading;
+            id.text[16..id.length].copy_from_slice(&hex::<16>(count)[leading..]);
+        }
         HeaderValue::from_maybe_shared(Bytes::from_owner(id)).unwrap_or(HeaderValue::from_static("none"))
     }
 }
@@ -257,8 +260,9 @@ impl AsRef<[u8]> for Id {
     }
 }
 
-fn hex(number: u64) -> [u8; 16] {
-    std::array::from_fn(|place| b"0123456789abcdef"[(number >> (60 - 4 * place)) as usize & 15])
+/// The last digits of a number.
+fn hex<const DIGITS: usize>(number: u64) -> [u8; DIGITS] {
+    std::array::from_fn(|place| b"0123456789abcdef"[(number >> (4 * (DIGITS - 1 - place))) as usize & 15])
 }
 
 fn is_sound_id(value: &HeaderValue) -> bool {

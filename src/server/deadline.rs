@@ -13,7 +13,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::gateway::Connection;
-pub(super) use crate::net::alarm::Alarm;
 
 /// The waits of a connection.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::VerifiedToken;
@@ -29,7 +29,7 @@ const PLACE_SECONDS: u64 = 60;
 
 pub(super) struct Cache {
     table: moka::sync::Cache<Box<[u8]>, Entry, ByEnd>,
-    /// Nobody waits for one: whoever finds it taken asks the table.
+    /// No request waits for one: whoever finds it taken asks the table.
     places: Box<[Mutex<Place>]>,
     hashes: ByEnd,
 }
@@ -75,9 +75,7 @@ impl Cache {
 
     pub(super) fn get(&self, token: &[u8], now: UnixSeconds) -> Option<Entry> {
         let hash = self.hashes.hash_one(token);
-        #[expect(clippy::cast_possible_truncation, reason = "the last bits are as good as any")]
-        let place = self.places[hash as usize % PLACES].try_lock();
-        let Ok(mut place) = place else { return self.table.get(token) };
+        let Ok(mut place) = self.place(hash).try_lock() else { return self.table.get(token) };
         if let Some(taken) = &place.taken
             && *taken.token == *token
             && now.abs_diff(taken.since) < PLACE_SECONDS
@@ -96,6 +94,15 @@ impl Cache {
 
     pub(super) fn insert(&self, text: &str, token: Arc<VerifiedToken>, keys_generation: u64) {
         self.table.insert(text.as_bytes().into(), Entry { token, keys_generation });
+        // What was known of it is out of date.
+        let place = self.place(self.hashes.hash_one(text.as_bytes()));
+        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        place.taken.take_if(|taken| *taken.token == *text.as_bytes());
+    }
+
+    fn place(&self, hash: u64) -> &Mutex<Place> {
+        #[expect(clippy::cast_possible_truncation, reason = "the last bits are as good as any")]
+        &self.places[hash as usize % PLACES]
     }
 
     pub(super) fn entries(&self) -> u64 {
@@ -130,17 +137,25 @@ impl BuildHasher for ByEnd {
     }
 }
 
+impl EndHasher {
+    fn mix(&mut self, word: [u8; 8]) {
+        // Every bit of a word comes to bear on all others, once the upper half is folded onto the lower.
+        let product = u128::from(self.0 ^ u64::from_ne_bytes(word)) * u128::from(FACTOR);
+        #[expect(clippy::cast_possible_truncation, reason = "the halves of it")]
+        let (upper, lower) = ((product >> 64) as u64, product as u64);
+        self.0 = upper ^ lower;
+    }
+}
+
 impl Hasher for EndHasher {
     fn write(&mut self, bytes: &[u8]) {
         let end = bytes.last_chunk::<HASHED_BYTES>().map_or(bytes, |end| end);
-        for chunk in end.chunks(8) {
+        let (words, rest) = end.as_chunks();
+        words.iter().for_each(|word| self.mix(*word));
+        if !rest.is_empty() {
             let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            // Every bit of a word comes to bear on all others, once the upper half is folded onto the lower.
-            let product = u128::from(self.0 ^ u64::from_ne_bytes(word)) * u128::from(FACTOR);
-            #[expect(clippy::cast_possible_truncation, reason = "the halves of it")]
-            let (upper, lower) = ((product >> 64) as u64, product as u64);
-            self.0 = upper ^ lower;
+            word[..rest.len()].copy_from_slice(rest);
+            self.mix(word);
         }
     }
 
@@ -191,8 +206,11 @@ mod tests {
         // The place goes on with what it has; then the table is asked, which may have another answer or none.
         cache.table.insert(token("b").as_bytes().into(), facts(3));
         assert_eq!((get("b", PLACE_SECONDS - 1), get("b", PLACE_SECONDS)), (Some(2), Some(3)));
+        // Verified once more, it is known as it is now.
+        cache.insert(&token("b"), Arc::clone(&verified), 4);
+        assert_eq!((get("b", PLACE_SECONDS), get("b", PLACE_SECONDS), places_taken(&cache)), (Some(4), Some(4), 1));
         cache.table.invalidate(token("b").as_bytes());
-        assert_eq!((get("b", PLACE_SECONDS), places_taken(&cache)), (Some(3), 1));
+        assert_eq!((get("b", PLACE_SECONDS), places_taken(&cache)), (Some(4), 1));
         assert_eq!((get("b", 2 * PLACE_SECONDS), places_taken(&cache)), (None, 0));
     }
 }

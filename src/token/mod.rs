@@ -171,6 +171,10 @@ impl Verifier {
     ) -> Result<Arc<VerifiedToken>, BearerError> {
         let now = self.clock.now();
         let token = match self.remembered(bearer, now) {
+            // Nobody is waited for.
+            Some(token) if self.issuers[token.issuer_index()].introspector.is_none() => {
+                return self.accept_for(token, accepted, audience, now);
+            }
             Some(token) => self.confirmed(bearer, token, accepted, reuse).await?,
             None if self.ended.knows(bearer.as_bytes(), accepted, now) => {
                 return Err(Refusal::Expired.into());
@@ -180,7 +184,17 @@ impl Verifier {
                 None => self.verify_anew(bearer, accepted, reuse).await?,
             },
         };
-        self.accept_now(&token, accepted)?;
+        self.accept_for(token, accepted, audience, self.clock.now())
+    }
+
+    fn accept_for(
+        &self,
+        token: Arc<VerifiedToken>,
+        accepted: &[usize],
+        audience: &[String],
+        now: UnixSeconds,
+    ) -> Result<Arc<VerifiedToken>, BearerError> {
+        self.accept_at(now, &token, accepted)?;
         if !audience.is_empty() && !token.is_meant_for(audience) {
             return Err(Refusal::Audience.into());
         }
@@ -188,11 +202,11 @@ impl Verifier {
     }
 
     /// What may change from one request to the next, although the token stays the same.
-    fn accept_now(&self, token: &VerifiedToken, accepted: &[usize]) -> Result<(), Refusal> {
+    fn accept_at(&self, now: UnixSeconds, token: &VerifiedToken, accepted: &[usize]) -> Result<(), Refusal> {
         if !accepted.contains(&token.issuer_index()) {
             return Err(Refusal::Issuer);
         }
-        token.validity().at(self.clock.now())?;
+        token.validity().at(now)?;
         if let Some(store) = &self.issuers[token.issuer_index()].store
             && (token.jti().is_some_and(|jti| store.is_revoked(jti)) || store.is_ended(token.claims()))
         {
@@ -297,7 +311,7 @@ impl Verifier {
     ) -> Result<Arc<VerifiedToken>, BearerError> {
         let Some(introspector) = &self.issuers[token.issuer_index()].introspector else { return Ok(token) };
         // Nobody is asked about a token that is refused anyway.
-        self.accept_now(&token, accepted)?;
+        self.accept_at(self.clock.now(), &token, accepted)?;
         let digest = Digest::of(bearer.as_bytes());
         let kept = if reuse == Reuse::Kept { introspector.kept(&digest) } else { None };
         Ok(match kept {

@@ -18,8 +18,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Phase;
-use super::deadline::{Alarm, Waits};
+use super::deadline::Waits;
 use crate::gateway::Activity;
+use crate::net::alarm::Alarm;
 use crate::net::body::Incoming;
 use crate::net::http1::Most;
 use crate::net::switch::Switch;
