@@ -92,7 +92,7 @@ where
             request.extensions_mut().insert(switch);
             handover
         });
-        let body = if body.is_nothing() { Incoming::empty() } else { Incoming::new(RequestBody(Arc::clone(&wire))) };
+        let body = if body.is_nothing() { Incoming::empty() } else { Incoming::new(RequestBody::new(&wire)) };
         let answering = answering.get_or_insert_with(|| Box::pin(None));
         answering.as_mut().set(Some(answer(request.map(|()| body))));
         let response = std::future::poll_fn(|cx| {
@@ -117,6 +117,9 @@ where
         if !body_is_over {
             close_slowly(&wire).await?;
             return lock(&wire).unfit().map_or(Ok(()), |unfit| Err(Ended::Unfit(unfit)));
+        }
+        if !persists && lock(&wire).has_more() {
+            return Ok(close_slowly(&wire).await?);
         }
         if !persists {
             break;
@@ -342,6 +345,48 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
                 Ok(())
             }
             _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, Empty};
+    use prometheus::{IntCounterVec, Opts};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::net::body::{BodyError, RequestBody};
+
+    #[tokio::test]
+    async fn nobody_reads_on_in_a_body_whose_request_is_answered() {
+        let hour = Duration::from_secs(3600);
+        let reached = IntCounterVec::new(Opts::new("limits", "-"), &["limit"]).unwrap();
+        let waits = Waits { header: hour, idle: hour, write: hour, reached };
+        let (_phase, phase) = watch::channel(Phase::Serving);
+        let most = Most { bytes: 1 << 14, fields: 100 };
+        let served = Served { most, waits: &waits, activity: &Activity::default(), phase, linger: hour };
+        let kept = Mutex::new(Vec::new());
+        let answer = |request: Request<Incoming>| {
+            let (body, _) = RequestBody::new(request.into_body(), u64::MAX, hour).unwrap();
+            kept.lock().unwrap().push(body);
+            async { Response::new(Empty::<Bytes>::new()) }
+        };
+        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let caller = async {
+            for (request, connection) in [("/1", "keep-alive"), ("/2", "close")] {
+                let head =
+                    format!("POST {request} HTTP/1.1\r\nConnection: {connection}\r\nContent-Length: 4\r\n\r\nbody");
+                theirs.write_all(head.as_bytes()).await.unwrap();
+            }
+            let mut answers = String::new();
+            theirs.read_to_string(&mut answers).await.unwrap();
+            assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2, "{answers}");
+        };
+        let (ended, ()) = tokio::join!(serve(ours, served, answer), caller);
+        ended.unwrap();
+        for mut body in kept.into_inner().unwrap() {
+            assert_eq!(body.frame().await.unwrap().unwrap_err(), BodyError::Aborted);
         }
     }
 }

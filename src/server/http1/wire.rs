@@ -19,6 +19,8 @@ pub(super) struct Wire<I> {
     lines: Lines,
     known: Known,
     most: Most,
+    /// Which request it is that is answered. Who still holds the body of another reads nothing.
+    request: u64,
     body: Remaining,
     /// The caller sends the body when it is asked for it.
     expects_continue: bool,
@@ -44,6 +46,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             lines: Lines::default(),
             known: Known::default(),
             most,
+            request: 0,
             body: Remaining::NOTHING,
             expects_continue: false,
             unfit: None,
@@ -123,8 +126,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         }
     }
 
-    /// After the answer: whether the request's body is over, with what has come of it.
+    /// After the answer: whether the request's body is over, with what has come of it. Nobody else is given more of it.
     pub(super) fn is_body_over(&mut self, cx: &mut Context<'_>) -> bool {
+        // Nobody is sent a body with a hole, or that of the next request.
+        self.request += 1;
         // It is not asked for any more.
         self.expects_continue = false;
         let mut most = READ_BYTES.1;
@@ -133,6 +138,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             most = left;
         }
         self.unfit.is_none() && self.body.is_nothing()
+    }
+
+    /// Whether more has come than was taken.
+    pub(super) fn has_more(&self) -> bool {
+        !self.input.bytes.is_empty()
     }
 
     /// What was wrong with the body of a request.
@@ -182,23 +192,35 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     }
 }
 
-/// The body of a request.
-pub(super) struct RequestBody<I>(pub(super) Shared<I>);
+/// The body of a request, until that is answered.
+pub(super) struct RequestBody<I> {
+    wire: Shared<I>,
+    request: u64,
+}
+
+impl<I> RequestBody<I> {
+    pub(super) fn new(wire: &Shared<I>) -> Self {
+        Self { request: lock(wire).request, wire: Arc::clone(wire) }
+    }
+}
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Body for RequestBody<I> {
     type Data = Bytes;
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        lock(&self.0).poll_body(cx)
+        let mut wire = lock(&self.wire);
+        if wire.request == self.request { wire.poll_body(cx) } else { Poll::Ready(Some(Err(BodyError::Aborted))) }
     }
 
     fn is_end_stream(&self) -> bool {
-        lock(&self.0).body.is_nothing()
+        let wire = lock(&self.wire);
+        wire.request == self.request && wire.body.is_nothing()
     }
 
     fn size_hint(&self) -> SizeHint {
-        lock(&self.0).body.size_hint()
+        let wire = lock(&self.wire);
+        if wire.request == self.request { wire.body.size_hint() } else { SizeHint::default() }
     }
 }
 
