@@ -9,7 +9,7 @@ use http::{Method, Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
 
 use crate::net::headers::{connection_options, is_hop_by_hop, named_by};
-use crate::net::http1::{Known, LineEnd, Lines, Most, Remaining, number};
+use crate::net::http1::{Known, LineEnd, Lines, Most, Remaining, field, number};
 
 /// Largest head of an answer, and largest trailers.
 pub(super) const MOST: Most = Most { bytes: 128 * 1024, fields: 256 };
@@ -99,7 +99,10 @@ pub(super) fn take_head(
         let mut lines = lines.of(&bytes);
         let (version, status, reason) = status_line(lines.next().unwrap_or_default())?;
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-            continue;
+            match lines.all(|line| field(&bytes, line).is_some()) {
+                true => continue,
+                false => return Err(invalid("a field that is none")),
+            }
         }
         let mut response = Response::new(());
         (*response.version_mut(), *response.status_mut()) = (version, status);
