@@ -106,8 +106,8 @@ pub(super) fn take_head(
         }
         let mut response = Response::new(());
         (*response.version_mut(), *response.status_mut()) = (version, status);
-        if status.canonical_reason().map(str::as_bytes) != Some(reason) {
-            response.extensions_mut().insert(ReasonPhrase::try_from(reason).map_err(invalid)?);
+        if let Some(reason) = reason {
+            response.extensions_mut().insert(reason);
         }
         let mut hop = Hop::default();
         let switches = status == StatusCode::SWITCHING_PROTOCOLS;
@@ -120,8 +120,9 @@ pub(super) fn take_head(
     }
 }
 
-/// RFC 9112 section 4. Many a server leaves the space away that stands before an empty reason.
-fn status_line(line: &[u8]) -> io::Result<(Version, StatusCode, &[u8])> {
+/// RFC 9112 section 4, with the reason when it is not the usual one. Many a server leaves the space away that stands before
+/// an empty reason.
+fn status_line(line: &[u8]) -> io::Result<(Version, StatusCode, Option<ReasonPhrase>)> {
     let (version, rest) = match line.split_at_checked(b"HTTP/1.x ".len()) {
         Some((b"HTTP/1.1 ", rest)) => (Version::HTTP_11, rest),
         Some((b"HTTP/1.0 ", rest)) => (Version::HTTP_10, rest),
@@ -129,10 +130,14 @@ fn status_line(line: &[u8]) -> io::Result<(Version, StatusCode, &[u8])> {
     };
     let (status, reason) = rest.split_at_checked(3).ok_or_else(|| invalid("no status"))?;
     let status = StatusCode::from_bytes(status).map_err(invalid)?;
-    match reason {
-        [] | [b' ', ..] => Ok((version, status, reason.get(1..).unwrap_or_default())),
-        _ => Err(invalid("no status")),
-    }
+    let reason = match reason {
+        [] => reason,
+        [b' ', reason @ ..] => reason,
+        _ => return Err(invalid("no status")),
+    };
+    let is_usual = status.canonical_reason().map(str::as_bytes) == Some(reason);
+    let reason = (!is_usual).then(|| ReasonPhrase::try_from(reason)).transpose().map_err(invalid)?;
+    Ok((version, status, reason))
 }
 
 /// The fields of a head that go further; what the others say of the hop comes to be known.

@@ -400,6 +400,7 @@ mod tests {
                 format!("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 x\r\n\r\n{ok}Content-Length: 1\r\n\r\na"),
                 Some((200, "a")),
             ),
+            (format!("HTTP/1.1 103 \u{1}\r\n\r\n{ok}Content-Length: 1\r\n\r\na"), None),
             (format!("HTTP/1.1 103 x\r\nX\u{1}: a\r\n\r\n{ok}Content-Length: 1\r\n\r\na"), None),
             ("HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nab".to_owned(), Some((204, ""))),
             ("HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n".to_owned(), Some((304, ""))),
