@@ -317,6 +317,8 @@ pub struct Pieces {
     written: usize,
     pub data: Bytes,
     pub after: &'static [u8],
+    /// Data stands behind `before`, not all of it written.
+    copied: bool,
     /// Whether a byte was written.
     pub begun: bool,
 }
@@ -326,15 +328,17 @@ impl Pieces {
         self.written == self.before.len() && self.data.is_empty() && self.after.is_empty()
     }
 
-    /// Whether there is more than what comes before data.
+    /// Whether there is more than what comes before data: nothing is added to it then, or it would grow without end where
+    /// the peer does not read.
     pub fn has_data(&self) -> bool {
-        !self.data.is_empty() || !self.after.is_empty()
+        self.copied || !self.data.is_empty() || !self.after.is_empty()
     }
 
     /// For another message.
     pub fn clear(&mut self) {
         self.before.clear();
-        (self.written, self.data, self.after, self.begun) = (0, Bytes::new(), b"", false);
+        (self.written, self.data, self.after) = (0, Bytes::new(), b"");
+        (self.copied, self.begun) = (false, false);
     }
 
     /// Until all of it is on its way.
@@ -343,14 +347,14 @@ impl Pieces {
         cx: &mut Context<'_>,
         mut to: Pin<&mut (impl AsyncWrite + ?Sized)>,
     ) -> Poll<io::Result<()>> {
-        if self.has_data() && self.data.len() <= COPIED {
-            self.before.extend_from_slice(&self.data);
+        if self.has_data() && !self.copied && self.data.len() <= COPIED {
+            self.before.extend_from_slice(&std::mem::take(&mut self.data));
             self.before.extend_from_slice(std::mem::take(&mut self.after));
-            self.data = Bytes::new();
+            self.copied = true;
         }
         while !self.is_empty() {
             let before = &self.before[self.written..];
-            let polled = if self.has_data() {
+            let polled = if self.has_data() && !self.copied {
                 let pieces = [IoSlice::new(before), IoSlice::new(&self.data), IoSlice::new(self.after)];
                 to.as_mut().poll_write_vectored(cx, &pieces)
             } else {
@@ -369,7 +373,7 @@ impl Pieces {
             self.after = &self.after[bytes - head - data..];
         }
         self.before.clear();
-        self.written = 0;
+        (self.written, self.copied) = (0, false);
         if self.before.capacity() > KEPT_BYTES {
             self.before = Vec::new();
         }
@@ -382,6 +386,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_cannot_be_written_keeps_others_from_adding_to_it() {
+        // So much is taken, and no more.
+        let (mut ours, _theirs) = tokio::io::duplex(5);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        for bytes in [1, COPIED, COPIED + 1] {
+            let mut pieces = Pieces { before: b"head".to_vec(), ..Pieces::default() };
+            assert!(!pieces.has_data());
+            (pieces.data, pieces.after) = (vec![b'x'; bytes].into(), b"\r\n");
+            for _ in 0..3 {
+                assert!(pieces.poll_write(&mut cx, Pin::new(&mut ours)).is_pending());
+                assert!(pieces.has_data(), "{bytes}");
+            }
+            assert!(pieces.before.len() + pieces.data.len() <= b"head".len() + bytes + 2);
+        }
+    }
 
     proptest! {
         #[test]
