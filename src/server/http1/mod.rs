@@ -358,35 +358,62 @@ mod tests {
     use super::*;
     use crate::net::body::{BodyError, RequestBody};
 
-    #[tokio::test]
-    async fn nobody_reads_on_in_a_body_whose_request_is_answered() {
-        let hour = Duration::from_secs(3600);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// What a caller who says so much gets until the connection is closed, and what became of the bodies, which are read
+    /// when the answer is there; by somebody else before, where `at_once`.
+    async fn served(says: &str, at_once: bool) -> (String, Vec<Option<Result<Frame<Bytes>, BodyError>>>) {
         let reached = IntCounterVec::new(Opts::new("limits", "-"), &["limit"]).unwrap();
-        let waits = Waits { header: hour, idle: hour, write: hour, reached };
+        let waits = Waits { header: HOUR, idle: HOUR, write: HOUR, reached };
         let (_phase, phase) = watch::channel(Phase::Serving);
         let most = Most { bytes: 1 << 14, fields: 100 };
-        let served = Served { most, waits: &waits, activity: &Activity::default(), phase, linger: hour };
-        let kept = Mutex::new(Vec::new());
+        let served = Served { most, waits: &waits, activity: &Activity::default(), phase, linger: HOUR };
+        let (answered, is_answered) = watch::channel(at_once);
+        let reading = Mutex::new(Vec::new());
         let answer = |request: Request<Incoming>| {
-            let (body, _) = RequestBody::new(request.into_body(), u64::MAX, hour).unwrap();
-            kept.lock().unwrap().push(body);
-            async { Response::new(Empty::<Bytes>::new()) }
+            let (mut body, _) = RequestBody::new(request.into_body(), u64::MAX, HOUR).unwrap();
+            let mut is_answered = is_answered.clone();
+            reading.lock().unwrap().push(tokio::spawn(async move {
+                is_answered.wait_for(|answered| *answered).await.unwrap();
+                body.frame().await
+            }));
+            async {
+                // The other task goes first.
+                tokio::task::yield_now().await;
+                Response::new(Empty::<Bytes>::new())
+            }
         };
         let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let mut answers = String::new();
         let caller = async {
-            for (request, connection) in [("/1", "keep-alive"), ("/2", "close")] {
-                let head =
-                    format!("POST {request} HTTP/1.1\r\nConnection: {connection}\r\nContent-Length: 4\r\n\r\nbody");
-                theirs.write_all(head.as_bytes()).await.unwrap();
-            }
-            let mut answers = String::new();
+            theirs.write_all(says.as_bytes()).await.unwrap();
             theirs.read_to_string(&mut answers).await.unwrap();
-            assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2, "{answers}");
         };
         let (ended, ()) = tokio::join!(serve(ours, served, answer), caller);
         ended.unwrap();
-        for mut body in kept.into_inner().unwrap() {
-            assert_eq!(body.frame().await.unwrap().unwrap_err(), BodyError::Aborted);
+        answered.send_replace(true);
+        let mut read = Vec::new();
+        for reading in reading.into_inner().unwrap() {
+            read.push(reading.await.unwrap());
         }
+        (answers, read)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_reads_on_in_a_body_whose_request_is_answered() {
+        let request = "POST / HTTP/1.1\r\nContent-Length: 4\r\n";
+        let two = format!("{request}\r\nbody{request}Connection: close\r\n\r\nbody");
+        // Some of it comes too late, or never.
+        let begun = Instant::now();
+        for (says, at_once, answers) in [(&*two, false, 2), (&*format!("{request}\r\n"), true, 1)] {
+            let (got, read) = served(says, at_once).await;
+            assert_eq!(got.matches("HTTP/1.1 200 OK").count(), answers, "{got}");
+            assert_eq!(read.len(), answers);
+            for frame in read {
+                assert_eq!(frame.unwrap().unwrap_err(), BodyError::Aborted);
+            }
+        }
+        // Whoever waited was told, and did not find out when its own time was up.
+        assert!(begun.elapsed() < HOUR);
     }
 }

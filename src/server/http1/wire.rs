@@ -26,6 +26,8 @@ pub(super) struct Wire<I> {
     expects_continue: bool,
     /// What was wrong with the body.
     unfit: Option<Unfit>,
+    /// Waits for more of the body.
+    reader: Option<Waker>,
     /// Waits for the body's end, to watch for the caller's then.
     watcher: Option<Waker>,
     output: Pieces,
@@ -50,6 +52,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             body: Remaining::NOTHING,
             expects_continue: false,
             unfit: None,
+            reader: None,
             watcher: None,
             output: Pieces::default(),
         }
@@ -128,8 +131,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
 
     /// After the answer: whether the request's body is over, with what has come of it. Nobody else is given more of it.
     pub(super) fn is_body_over(&mut self, cx: &mut Context<'_>) -> bool {
-        // Nobody is sent a body with a hole, or that of the next request.
+        // Nobody is sent a body with a hole, or that of the next request, or holds on to the connection for more of it.
         self.request += 1;
+        self.reader.take().inspect(Waker::wake_by_ref);
         // It is not asked for any more.
         self.expects_continue = false;
         let mut most = READ_BYTES.1;
@@ -210,7 +214,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Body for RequestBody<I> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut wire = lock(&self.wire);
-        if wire.request == self.request { wire.poll_body(cx) } else { Poll::Ready(Some(Err(BodyError::Aborted))) }
+        if wire.request != self.request {
+            return Poll::Ready(Some(Err(BodyError::Aborted)));
+        }
+        let polled = wire.poll_body(cx);
+        wire.reader = polled.is_pending().then(|| cx.waker().clone());
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
