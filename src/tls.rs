@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{CipherSuite, ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use crate::secret::Secret;
 
@@ -189,6 +189,7 @@ impl ServerSettings {
         };
         let mut config = builder.with_cert_resolver(certificates);
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        config.ignore_client_order = true;
         if self.session_tickets {
             config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
         } else {
@@ -286,10 +287,23 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }
 
+/// With AES-128 and SHA-256 before the others: as strong as the key exchanges are, and a handshake in less time.
 fn provider() -> &'static Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-        LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        provider.cipher_suites.sort_by_key(|suite| !is_preferred(suite.suite()));
+        Arc::new(provider)
+    });
     &PROVIDER
+}
+
+fn is_preferred(suite: CipherSuite) -> bool {
+    matches!(
+        suite,
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+    )
 }
 
 /// Read once; what the platform distrusts or cannot be read is left out, as every client on it does.

@@ -88,6 +88,40 @@ fn versions_of_tls() {
 }
 
 #[test]
+fn aes_128_is_preferred_and_what_a_caller_insists_on_is_had() {
+    use rustls::CipherSuite as Suite;
+    let scene = secure("", "");
+    let mut wrong = Wrong::default();
+    for (case, offers, new, old) in [
+        (
+            "all",
+            (|_| true) as fn(Suite) -> bool,
+            Suite::TLS13_AES_128_GCM_SHA256,
+            Suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        ),
+        (
+            "AES-256",
+            |suite| suite.as_str().is_some_and(|name| name.contains("AES_256")),
+            Suite::TLS13_AES_256_GCM_SHA384,
+            Suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        ),
+        (
+            "ChaCha20",
+            |suite| suite.as_str().is_some_and(|name| name.contains("CHACHA20")),
+            Suite::TLS13_CHACHA20_POLY1305_SHA256,
+            Suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        ),
+    ] {
+        for (version, suite) in [(&rustls::version::TLS13, new), (&rustls::version::TLS12, old)] {
+            let client = scene.authority.client().versions(&[version]).offers(offers);
+            let agreed = client.connect(scene.site.gateway.address("main"), "api.test").map(|agreed| agreed.suite);
+            wrong.eq(case, agreed.ok(), Some(suite));
+        }
+    }
+    wrong.done();
+}
+
+#[test]
 fn sni_chooses_the_certificate() {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;

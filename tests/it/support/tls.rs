@@ -13,8 +13,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
-    SupportedProtocolVersion,
+    CipherSuite, ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
+    StreamOwned, SupportedProtocolVersion,
 };
 
 use super::http::Conn;
@@ -75,7 +75,13 @@ impl Authority {
     }
 
     pub fn client(&self) -> TlsClient<'_> {
-        TlsClient { authority: self, alpn: vec![], identity: None, versions: rustls::ALL_VERSIONS.to_vec() }
+        TlsClient {
+            authority: self,
+            alpn: vec![],
+            identity: None,
+            versions: rustls::ALL_VERSIONS.to_vec(),
+            offers: |_| true,
+        }
     }
 
     /// A server's end that speaks `alpn` and, when told to, wants a certificate of this authority.
@@ -112,6 +118,7 @@ pub struct TlsClient<'a> {
     alpn: Vec<Vec<u8>>,
     identity: Option<Identity>,
     versions: Vec<&'static SupportedProtocolVersion>,
+    offers: fn(CipherSuite) -> bool,
 }
 
 /// What a handshake agreed on.
@@ -119,6 +126,7 @@ pub struct Agreed {
     pub conn: Conn,
     pub alpn: Option<String>,
     pub version: rustls::ProtocolVersion,
+    pub suite: CipherSuite,
     pub certificate: CertificateDer<'static>,
     /// By what an earlier connection left behind.
     pub resumed: bool,
@@ -140,8 +148,15 @@ impl TlsClient<'_> {
         self
     }
 
+    pub fn offers(mut self, offers: fn(CipherSuite) -> bool) -> Self {
+        self.offers = offers;
+        self
+    }
+
     pub fn config(&self) -> ClientConfig {
-        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        let mut provider = default_provider();
+        provider.cipher_suites.retain(|suite| (self.offers)(suite.suite()));
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&self.versions)
             .unwrap()
             .with_root_certificates(self.authority.roots());
@@ -176,7 +191,8 @@ pub fn handshake(config: &Arc<ClientConfig>, socket: TcpStream, name: &str) -> i
     stream.conn.complete_io(&mut stream.sock)?;
     let alpn = stream.conn.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned());
     let version = stream.conn.protocol_version().unwrap();
+    let suite = stream.conn.negotiated_cipher_suite().unwrap().suite();
     let certificate = stream.conn.peer_certificates().unwrap()[0].clone().into_owned();
     let resumed = stream.conn.handshake_kind() == Some(HandshakeKind::Resumed);
-    Ok(Agreed { conn: Conn { wire: Wire::over(Box::new(stream), socket) }, alpn, version, certificate, resumed })
+    Ok(Agreed { conn: Conn { wire: Wire::over(Box::new(stream), socket) }, alpn, version, suite, certificate, resumed })
 }
