@@ -266,7 +266,8 @@ fn chunk_size(input: &[u8]) -> Result<Option<(usize, u64)>, Malformed> {
     let line = input[..end].strip_suffix(b"\r").ok_or(Malformed::LineEnd)?;
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (size, rest) = line.split_at(digits);
-    if !matches!(rest.trim_ascii_start().first(), None | Some(b';')) || rest.contains(&b'\r') {
+    let after = rest.iter().find(|byte| !matches!(byte, b' ' | b'\t'));
+    if !matches!(after, None | Some(b';')) || rest.contains(&b'\r') {
         return Err(Malformed::Chunk);
     }
     Ok(Some((end + 1, number(size, 16, SIZE_DIGITS).ok_or(Malformed::Chunk)?)))

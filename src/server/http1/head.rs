@@ -273,6 +273,8 @@ mod tests {
             (chunked, "0x5\r\n12345\r\n", Some(Chunk.into())),
             (chunked, " 5\r\n12345\r\n", Some(Chunk.into())),
             (chunked, "5_\r\n12345\r\n", Some(Chunk.into())),
+            (chunked, "5\u{c}\r\n12345\r\n", Some(Chunk.into())),
+            (chunked, "5 \t\u{b};x\r\n12345\r\n", Some(Chunk.into())),
             (chunked, "10000000000000005\r\n12345\r\n", Some(Chunk.into())),
             (chunked, "00000000000000005\r\n12345\r\n", Some(Chunk.into())),
             (chunked, "5\r\n123456\r\n0\r\n\r\n", Some(Chunk.into())),
