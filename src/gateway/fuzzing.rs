@@ -143,7 +143,7 @@ fn forwarded(parts: &http::request::Parts, token: Option<&Arc<VerifiedToken>>) -
         upgrade: upgrade.as_ref(),
     };
     let body = (RequestBody::empty(), BodyOutcome::default());
-    transform::request(&route, &permit, inbound, parts.clone(), body).ok().map(|outgoing| outgoing.head)
+    transform::request(&route, &permit, inbound, &mut parts.clone(), body).ok().map(|outgoing| outgoing.head)
 }
 
 /// The headers that go out, beside those that came and the token they came with.

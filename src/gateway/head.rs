@@ -11,6 +11,7 @@ use http::request::Parts;
 use tokio::time::Instant;
 
 use super::reject::Reject;
+use super::transform::X_REQUEST_ID;
 use crate::net::TrustedProxies;
 use crate::net::forwarded::{Origin, Written};
 use crate::routing::canonical_host;
@@ -219,8 +220,6 @@ pub(super) struct RequestIds {
     next: AtomicU64,
 }
 
-const REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
-
 impl RequestIds {
     pub(super) fn new() -> Self {
         let mut random = [0; 8];
@@ -229,9 +228,16 @@ impl RequestIds {
         Self { prefix: hex(u64::from_ne_bytes(random)), next: AtomicU64::new(1) }
     }
 
-    /// The id that a trusted proxy gave, else a new one.
+    /// The id that a trusted proxy gave, else a new one. It comes but once: HTTP/2 shall not put it into its tables, where it
+    /// would take the room of what comes again.
     pub(super) fn id(&self, headers: &HeaderMap, trusted: bool) -> HeaderValue {
-        if trusted && let Some(given) = headers.get(REQUEST_ID).filter(|value| is_sound_id(value)) {
+        let mut id = self.given_or_new(headers, trusted);
+        id.set_sensitive(true);
+        id
+    }
+
+    fn given_or_new(&self, headers: &HeaderMap, trusted: bool) -> HeaderValue {
+        if trusted && let Some(given) = headers.get(X_REQUEST_ID).filter(|value| is_sound_id(value)) {
             return given.clone();
         }
         let count = self.next.fetch_add(1, Ordering::Relaxed);

@@ -30,6 +30,7 @@ pub use exchange::{AnswerProgress, BrokenAnswer, ResponseBody};
 pub use head::{Activity, Connection};
 pub use reject::{Realm, Reject, problem};
 pub use route::{Route, Routes, Target};
+pub use transform::X_REQUEST_ID;
 
 use crate::authorization_server::{self, AuthorizationServer, Endpoint};
 use crate::clock::Clock;
@@ -49,7 +50,7 @@ use crate::upstream::{Pools, Upstream};
 use cors::Preflight;
 use exchange::Exchange;
 use head::Noted;
-use transform::{Inbound, Managed, UpgradeWanted, X_REQUEST_ID};
+use transform::{Inbound, Managed, UpgradeWanted};
 use tunnel::Tunnel;
 
 /// Everything that serves traffic under one configuration, shared by the workers.
@@ -109,79 +110,81 @@ impl Worker {
     }
 
     /// Answers one request.
-    pub async fn answer(
+    #[expect(clippy::manual_async_fn, reason = "a block holds what it takes once, a function its parameters twice")]
+    pub fn answer(
         self: Arc<Self>,
         connection: Arc<Connection>,
-        request: Request<Incoming>,
-    ) -> Response<ResponseBody> {
-        connection.activity.begin();
-        let last = connection.activity.is_closing();
-        let gateway = &self.gateway;
-        let (mut parts, body) = request.into_parts();
-        let mut trace = TraceParent::of(&mut parts.headers);
-        let span = gateway.tracer.as_ref().and_then(|tracer| tracer.begin(&mut trace));
-        let origin = head::origin(&connection, &parts.headers, &gateway.trusted_proxies);
-        let request_id = gateway.request_ids.id(&parts.headers, origin.trusted);
-        let logged = gateway.access_log.is_some() || span.is_some();
-        let mut exchange = Box::new(Exchange {
-            started: Instant::now(),
-            request_id: request_id.clone(),
-            client: origin.client,
-            https: origin.https,
-            version: parts.version,
-            method: parts.method.clone(),
-            host: if logged { logged_host(&parts) } else { None },
-            target: if logged { parts.uri.path_and_query().cloned() } else { None },
-            trace,
-            span,
-            route: None,
-            token: None,
-            decision: Decision::Denied,
-            standing: None,
-            allowed_origin: None,
-            reason: None,
-            cause: None,
-            status: 0,
-            bytes: 0,
-            complete: false,
-            worker: Arc::clone(&self),
-            connection,
-        });
-        let outcome = self.forward(&mut exchange, &origin, parts, body).await;
-        let marked = exchange.route.as_ref().filter(|route| route.marks_answers()).cloned();
-        let (standing, allowed_origin) = (exchange.standing, exchange.allowed_origin.take());
-        let mut response = match outcome {
-            Ok(Answer::Local(response)) => {
-                exchange.status = response.status().as_u16();
-                local(response, exchange)
+        mut parts: Parts,
+        body: Incoming,
+    ) -> impl Future<Output = Answered<ResponseBody>> + Send {
+        async move {
+            connection.activity.begin();
+            let last = connection.activity.is_closing();
+            let gateway = &self.gateway;
+            let mut trace = TraceParent::of(&mut parts.headers);
+            let span = gateway.tracer.as_ref().and_then(|tracer| tracer.begin(&mut trace));
+            let origin = head::origin(&connection, &parts.headers, &gateway.trusted_proxies);
+            let request_id = gateway.request_ids.id(&parts.headers, origin.trusted);
+            let logged = gateway.access_log.is_some() || span.is_some();
+            let mut exchange = Box::new(Exchange {
+                started: Instant::now(),
+                request_id: request_id.clone(),
+                client: origin.client,
+                https: origin.https,
+                version: parts.version,
+                method: parts.method.clone(),
+                host: if logged { logged_host(&parts) } else { None },
+                target: if logged { parts.uri.path_and_query().cloned() } else { None },
+                trace,
+                span,
+                route: None,
+                token: None,
+                decision: Decision::Denied,
+                standing: None,
+                allowed_origin: None,
+                reason: None,
+                cause: None,
+                status: 0,
+                bytes: 0,
+                complete: false,
+                worker: Arc::clone(&self),
+                connection,
+            });
+            let outcome = self.forward(&mut exchange, &origin, &mut parts, body).await;
+            let marked = exchange.route.as_ref().filter(|route| route.marks_answers()).cloned();
+            let (standing, allowed_origin) = (exchange.standing, exchange.allowed_origin.take());
+            let mut response = match outcome {
+                Ok(Answer::Local(response)) => {
+                    exchange.status = response.status().as_u16();
+                    local(response, exchange)
+                }
+                Ok(Answer::Upstream { response, ends_at }) => {
+                    exchange.status = response.status().as_u16();
+                    let idle = gateway.limits.stream_idle;
+                    // The version is of the hop to the upstream.
+                    let mut response = response;
+                    *response.version_mut() = http::Version::HTTP_11;
+                    response.map(|body| ResponseBody::upstream(body, idle, ends_at, exchange))
+                }
+                Ok(Answer::Tunnel { response, tunnel }) => self.tunnel(response, tunnel, exchange),
+                Err(reject) => {
+                    exchange.refused(&reject);
+                    local(reject.response(&gateway.realm, &request_id), exchange)
+                }
+            };
+            if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok(Answer::Upstream { response, ends_at }) => {
-                exchange.status = response.status().as_u16();
-                let idle = gateway.limits.stream_idle;
-                // The version is of the hop to the upstream.
-                let mut response = response;
-                *response.version_mut() = http::Version::HTTP_11;
-                response.map(|body| ResponseBody::upstream(body, idle, ends_at, exchange))
+            if let Some(route) = marked {
+                if let (Some(limit), Some(standing)) = (&route.rate_limit, standing) {
+                    limit.tell(standing, response.headers_mut());
+                }
+                if let Some(cors) = &route.plan.cors {
+                    cors.tell(allowed_origin, response.headers_mut());
+                }
             }
-            Ok(Answer::Tunnel { response, tunnel }) => self.tunnel(response, tunnel, exchange),
-            Err(reject) => {
-                exchange.refused(&reject);
-                local(reject.response(&gateway.realm, &request_id), exchange)
-            }
-        };
-        response.headers_mut().insert(X_REQUEST_ID, request_id);
-        if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            Answered { request_id, response }
         }
-        if let Some(route) = marked {
-            if let (Some(limit), Some(standing)) = (&route.rate_limit, standing) {
-                limit.tell(standing, response.headers_mut());
-            }
-            if let Some(cors) = &route.plan.cors {
-                cors.tell(allowed_origin, response.headers_mut());
-            }
-        }
-        response
     }
 
     /// The way of a request, from its head to the head of its answer.
@@ -189,19 +192,19 @@ impl Worker {
         &self,
         exchange: &mut Exchange,
         origin: &Origin,
-        parts: Parts,
+        parts: &mut Parts,
         body: Incoming,
     ) -> Result<Answer, Reject> {
         let gateway = &*self.gateway;
         let noted = Noted::of(&parts.headers);
-        gateway.check_fields(&parts, &noted)?;
-        let host = noted.host(&parts)?;
+        gateway.check_fields(parts, &noted)?;
+        let host = noted.host(parts)?;
         if exchange.connection.redirects {
-            let answer = redirect(&gateway.public_url, &parts)?;
+            let answer = redirect(&gateway.public_url, parts)?;
             exchange.decision = Decision::Local;
             return Ok(Answer::Local(answer));
         }
-        let path = head::path(&parts)?;
+        let path = head::path(parts)?;
         let route = match gateway.target(gateway.listener(&exchange.connection)?, &host, &path, &noted)? {
             GoesTo::Route(route) => Arc::clone(route),
             GoesTo::AuthorizationServer(server, endpoint) => {
@@ -219,13 +222,13 @@ impl Worker {
         route.accepts(&path, self.pools.upstream(route.plan.upstream).dialect())?;
 
         if let Some(cors) = &route.plan.cors
-            && let Some(preflight) = Preflight::of(&parts)
+            && let Some(preflight) = Preflight::of(parts)
         {
             exchange.decision = Decision::Local;
             return cors.answer(&preflight, &route, exchange.allowed_origin.as_ref()).map(Answer::Local);
         }
 
-        let upgrade = UpgradeWanted::of(&parts);
+        let upgrade = UpgradeWanted::of(parts);
         let by_connect = upgrade.as_ref().is_some_and(|upgrade| upgrade.by_connect);
         let method = if by_connect { &Method::GET } else { &parts.method };
         let caller = gateway.caller(&route, method, &noted).await?;
@@ -241,7 +244,6 @@ impl Worker {
             rate_limit::judge(standing)?;
         }
 
-        let mut parts = parts;
         let switch = Switch::of(&mut parts.extensions);
         let body = match &upgrade {
             Some(upgrade) if upgrade.by_connect => (RequestBody::empty(), Default::default()),
@@ -257,8 +259,9 @@ impl Worker {
             managed: &gateway.managed,
             upgrade: upgrade.as_ref(),
         };
-        let outgoing = transform::request(&route, &permit, inbound, parts, body)?;
-        let mut response = self.pools.send(route.plan.upstream, &permit, outgoing).await.map_err(Reject::Upstream)?;
+        let mut outgoing = transform::request(&route, &permit, inbound, parts, body)?;
+        let mut response =
+            self.pools.send(route.plan.upstream, &permit, &mut outgoing).await.map_err(Reject::Upstream)?;
 
         if route.plan.cors.is_some() {
             cors::remove_upstreams_own(response.headers_mut());
@@ -284,7 +287,7 @@ impl Worker {
         endpoint: Endpoint,
         exchange: &Exchange,
         origin: &Origin,
-        parts: Parts,
+        parts: &mut Parts,
         body: Incoming,
     ) -> Result<Answer, Reject> {
         let gateway = &*self.gateway;
@@ -297,7 +300,11 @@ impl Worker {
             loopback: exchange.connection.peer.is_loopback() && gateway.public_url.is_loopback(),
             request_id: exchange.request_id.to_str().unwrap_or_default(),
         };
-        Ok(Answer::Local(server.handle(endpoint, Request::from_parts(parts, body), &caller).await))
+        let mut request = Request::new(body);
+        *request.method_mut() = std::mem::take(&mut parts.method);
+        *request.uri_mut() = std::mem::take(&mut parts.uri);
+        *request.headers_mut() = std::mem::take(&mut parts.headers);
+        Ok(Answer::Local(server.handle(endpoint, request, &caller).await))
     }
 
     /// The answer that switches protocols; what follows it runs on by itself and is told of at its end.
@@ -308,6 +315,13 @@ impl Worker {
         tokio::spawn(Tunnel { caller, server, idle, ends_at, exchange }.run());
         response.map(|()| ResponseBody::nothing())
     }
+}
+
+/// An answer, and the id that it carries in [`X_REQUEST_ID`], which is not yet among its fields.
+#[derive(Debug)]
+pub struct Answered<B> {
+    pub request_id: HeaderValue,
+    pub response: Response<B>,
 }
 
 /// What a request comes to when nothing refuses it.

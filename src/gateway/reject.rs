@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 
-use super::transform::X_REQUEST_ID;
 use crate::net::body::BodyError;
 use crate::routing::path::PathError;
 use crate::token::Refusal;
@@ -192,7 +191,6 @@ pub struct Ready(Arc<Refused>);
 #[derive(Debug)]
 struct Refused {
     status: StatusCode,
-    /// With a place for the id, which is put there when it is known.
     headers: HeaderMap,
     after_id: String,
 }
@@ -203,7 +201,6 @@ impl Ready {
         if let Ok(challenge) = HeaderValue::from_maybe_shared(Bytes::from(challenge)) {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
-        headers.insert(X_REQUEST_ID, HeaderValue::from_static(""));
         Self(Arc::new(Refused { status, headers, after_id: after_id(&status).concat() }))
     }
 

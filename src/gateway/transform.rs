@@ -24,7 +24,7 @@ use crate::routing::path::CanonicalPath;
 use crate::token::VerifiedToken;
 use crate::upstream::{Head, Outgoing};
 
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Names that claim an identity, another target or another method; never the caller's to say.
 const ALWAYS_MANAGED: [&str; 8] = [
@@ -135,16 +135,17 @@ pub(super) struct Inbound<'a> {
     pub(super) upgrade: Option<&'a UpgradeWanted>,
 }
 
-/// The request as the upstream gets it.
+/// The request as the upstream gets it. Takes the fields out of `parts`.
 pub(super) fn request(
     route: &Route,
     permit: &Permit,
     inbound: Inbound<'_>,
-    parts: Parts,
+    parts: &mut Parts,
     body: (RequestBody, BodyOutcome),
 ) -> Result<Outgoing, Reject> {
     let forward = &route.plan.forward;
-    let Kept { mut fields, host, cookies, trailers_wanted } = Kept::of(parts.headers, route, &inbound);
+    let Kept { mut fields, host, cookies, trailers_wanted } =
+        Kept::of(std::mem::take(&mut parts.headers), route, &inbound);
     // The caller's idea of the host: the target's authority in HTTP/2, else the Host header.
     let host = host.or_else(|| HeaderValue::from_str(parts.uri.authority()?.as_str()).ok());
     if cookies {
@@ -178,7 +179,7 @@ pub(super) fn request(
     if trailers_wanted {
         fields.push(header::TE, HeaderValue::from_static("trailers"));
     }
-    let mut method = parts.method;
+    let mut method = std::mem::take(&mut parts.method);
     if let Some(upgrade) = inbound.upgrade {
         fields.push(header::CONNECTION, HeaderValue::from_static("upgrade"));
         fields.push(header::UPGRADE, upgrade.protocol.clone());
@@ -403,8 +404,9 @@ fn push_claim(text: &mut String, claim: &Value) -> Option<bool> {
 /// An answer's head on its way to the caller.
 pub(super) fn response_head(forward: &Forward, headers: &mut HeaderMap) {
     // Of an HTTP/1 answer nothing of the hop is left, and few set cookies.
-    let (mut of_hop, mut cookies) = (false, false);
+    let (mut of_hop, mut cookies, mut id) = (false, false, false);
     for name in headers.keys() {
+        id |= *name == X_REQUEST_ID;
         cookies |= *name == header::SET_COOKIE;
         of_hop |= *name != header::TRAILER && is_hop_by_hop(name);
     }
@@ -413,6 +415,9 @@ pub(super) fn response_head(forward: &Forward, headers: &mut HeaderMap) {
         let trailer = headers.get(header::TRAILER).cloned();
         remove_hop_by_hop(headers);
         headers.extend(trailer.map(|trailer| (header::TRAILER, trailer)));
+    }
+    if id {
+        headers.remove(X_REQUEST_ID);
     }
     let sets_own = |value: &HeaderValue| is_own_cookie(value.as_bytes());
     if cookies && headers.get_all(header::SET_COOKIE).iter().any(sets_own) {

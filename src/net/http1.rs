@@ -95,6 +95,11 @@ impl Lines {
         if input.len() > most.bytes { Err(Malformed::TooLarge) } else { Ok(None) }
     }
 
+    /// Whether nothing was looked through since the last were taken.
+    pub fn are_new(&self) -> bool {
+        self.searched == 0
+    }
+
     /// How many were taken, but for the empty one.
     pub fn count(&self) -> usize {
         self.ends.len()
@@ -292,13 +297,14 @@ const KNOWN: usize = 24;
 const KNOWN_BYTES: usize = 2 * 1024;
 
 impl Known {
-    /// The field on a line of `bytes`, at its place in the head.
-    pub fn field(&mut self, place: usize, bytes: &Bytes, line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
-        if let Some((known, name, value)) = self.0.get(place)
-            && known == line
-        {
-            return Some((name.clone(), value.clone()));
-        }
+    /// The field on a line at its place in the head, if that is known.
+    pub fn get(&self, place: usize, line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+        let (_, name, value) = self.0.get(place).filter(|(known, ..)| known == line)?;
+        Some((name.clone(), value.clone()))
+    }
+
+    /// The field on a line of `bytes`, which is known from then on.
+    pub fn learn(&mut self, place: usize, bytes: &Bytes, line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
         if place >= KNOWN || place > self.0.len() || line.len() > KNOWN_BYTES {
             return field(bytes, line);
         }
@@ -417,7 +423,8 @@ mod tests {
             for head in heads {
                 let bytes = Bytes::from(head.join("\n"));
                 for (place, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
-                    prop_assert_eq!(known.field(place, &bytes, line), field(&bytes, line));
+                    let known = known.get(place, line).or_else(|| known.learn(place, &bytes, line));
+                    prop_assert_eq!(known, field(&bytes, line));
                 }
                 prop_assert!(known.0.len() <= KNOWN);
             }

@@ -149,7 +149,8 @@ impl Acceptor {
         let Some(mut guard) = self.population.admit(peer, listener) else { return };
         let load = Load::new(&self.loads, self.index);
         let (own, listener) = (Arc::clone(self), Arc::clone(listener));
-        tokio::spawn(async move {
+        // In a box at once: a task is moved more than once until it has its place, and when it ends.
+        tokio::spawn(Box::pin(async move {
             let _load = load;
             let mut peer = Peer { address: peer, is_silent_proxy: false };
             if listener.proxy_protocol {
@@ -160,7 +161,7 @@ impl Acceptor {
                 peer = announced;
             }
             connection::serve(Arc::clone(&own.worker), listener, stream, peer, guard, own.phase.clone()).await;
-        });
+        }));
     }
 }
 

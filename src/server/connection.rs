@@ -25,7 +25,7 @@ use super::guard::Guard;
 use super::http1;
 use super::stream::Streams;
 use super::{Limits, Phase};
-use crate::gateway::{Activity, Connection, peer_text};
+use crate::gateway::{Activity, Answered, Connection, X_REQUEST_ID, peer_text};
 use crate::net::body::{BodyError, Incoming};
 use crate::net::http1::Most;
 use crate::telemetry::metrics::Metrics;
@@ -160,7 +160,8 @@ pub(super) async fn serve(
                 Ok(Ok(stream)) => {
                     listener.handshake_ended("success");
                     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    served.speak(stream, http2).await;
+                    // What is moved about from here on is a pointer, not the keys and buffers of a session.
+                    served.speak(Box::new(stream), http2).await;
                 }
                 Ok(Err(error)) => {
                     listener.handshake_ended("failure");
@@ -213,7 +214,7 @@ impl Served {
             phase,
             linger: listener.linger,
         };
-        let answer = |request| worker.load_full().answer(Arc::clone(&connection), request);
+        let answer = |parts, body| worker.load_full().answer(Arc::clone(&connection), parts, body);
         let peer = connection.peer;
         match http1::serve(io, served, answer).await {
             Ok(()) => {}
@@ -236,8 +237,15 @@ impl Served {
         let expired = io.expired();
         let service = service_fn(move |request: Request<hyper::body::Incoming>| {
             let (worker, connection) = (worker.load_full(), Arc::clone(&connection));
-            let request = request.map(|body| Incoming::new(body.map_err(|_| BodyError::Aborted)));
-            async move { Ok::<_, Infallible>(worker.answer(connection, request).await) }
+            let (parts, body) = request.into_parts();
+            let body = Incoming::new(body.map_err(|_| BodyError::Aborted));
+            // In a box at once, since the library moves it about.
+            let answer = Box::pin(worker.answer(connection, parts, body));
+            async move {
+                let Answered { request_id, mut response } = answer.await;
+                response.headers_mut().insert(X_REQUEST_ID, request_id);
+                Ok::<_, Infallible>(response)
+            }
         });
         let connection = http2(&listener).serve_connection(TokioIo::new(io), service);
         let draining = async { drop(phase.wait_for(|phase| *phase != Phase::Serving).await) };

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::Phase;
 use super::deadline::Waits;
 use super::http1::{self, Ended, Unfit};
-use crate::gateway::Activity;
+use crate::gateway::{Activity, Answered};
 use crate::net::body::RequestBody;
 use crate::net::http1::Most;
 
@@ -29,6 +29,17 @@ pub fn framing(data: &[u8]) {
     let data = &data[..data.len().min(2048)];
     pieces_change_nothing(data);
     is_read_alike(data);
+    again_changes_nothing(data);
+}
+
+/// What comes again on a connection is read as it was.
+fn again_changes_nothing(data: &[u8]) {
+    // With an empty line before it, which ends whatever is not complete.
+    let end = &b"\r\nGET /the-end-of-it HTTP/1.1\r\n\r\n"[..];
+    let (mut once, _) = read_here(&[data, end].concat(), usize::MAX);
+    let Some(last) = once.pop_if(|(target, body)| target == "/the-end-of-it" && body.is_empty()) else { return };
+    let (again, _) = read_here(&[data, data, data, end].concat(), usize::MAX);
+    assert_eq!(again, [&once[..], &once, &once, &[last]].concat());
 }
 
 /// However the bytes come, they are read alike, and the same is found wrong.
@@ -136,16 +147,17 @@ pub(super) fn read_here(stream: &[u8], piece: usize) -> (Vec<Reading>, Option<Un
     let (_phase, phase) = watch::channel(Phase::Serving);
     let most = Most { bytes: 16 * 1024, fields: 100 };
     let served = http1::Served { most, waits: &waits, activity: &Activity::default(), phase, linger: wait };
-    let answer = |request: http::Request<_>| {
+    let answer = |parts: http::request::Parts, body| {
         let found = &found;
         async move {
-            let target = request.uri().to_string();
-            let (body, _) = RequestBody::new(request.into_body(), u64::MAX, wait).expect("no limit");
+            let target = parts.uri.to_string();
+            let (body, _) = RequestBody::new(body, u64::MAX, wait).expect("no limit");
             if let Ok(body) = body.collect().await {
                 let reading = (target, body.to_bytes().to_vec());
                 found.lock().unwrap_or_else(PoisonError::into_inner).push(reading);
             }
-            http::Response::new(Empty::<Bytes>::new())
+            let response = http::Response::new(Empty::<Bytes>::new());
+            Answered { request_id: http::HeaderValue::from_static("-"), response }
         }
     };
     let ended = run(http1::serve(Peer::new(stream, piece), served, answer));

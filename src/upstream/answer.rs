@@ -3,7 +3,7 @@
 
 use std::io;
 
-use bytes::BytesMut;
+use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
@@ -26,7 +26,7 @@ pub(super) struct Head {
 }
 
 /// What fields say of the hop.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Hop {
     chunked: bool,
     length: Option<u64>,
@@ -85,15 +85,40 @@ impl Hop {
     }
 }
 
+/// What the answers of a connection had in common so far.
+#[derive(Default)]
+pub(super) struct Seen {
+    known: Known,
+    again: Option<Box<Again>>,
+}
+
+/// The head of two answers in a row, word for word, and what was made of it. It is likely to come again.
+struct Again {
+    text: Bytes,
+    version: Version,
+    status: StatusCode,
+    fields: HeaderMap,
+    hop: Hop,
+}
+
+/// Most that is kept to be compared.
+const AGAIN_BYTES: usize = 4 * 1024;
+
 /// Takes the head of an answer to `asked` out of `input`, when all of it is there; what was said before it for information is
 /// dropped.
 pub(super) fn take_head(
     input: &mut BytesMut,
     lines: &mut Lines,
-    known: &mut Known,
+    seen: &mut Seen,
     asked: &Method,
 ) -> io::Result<Option<Head>> {
     loop {
+        if lines.are_new()
+            && let Some(again) = seen.again.as_deref().filter(|again| input.starts_with(&again.text))
+        {
+            input.advance(again.text.len());
+            return Head::new(again.version, again.status, again.fields.clone(), &again.hop, asked).map(Some);
+        }
         let Some(bytes) = lines.take(input, MOST, LineEnd::AnyLf)? else { return Ok(None) };
         let fields = lines.count().saturating_sub(1);
         let mut lines = lines.of(&bytes);
@@ -104,19 +129,34 @@ pub(super) fn take_head(
                 false => return Err(invalid("a field that is none")),
             }
         }
+        let (mut hop, mut all_known) = (Hop::default(), true);
+        let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+        let parsed = lines.enumerate().map(|(place, line)| {
+            let known = seen.known.get(place, line);
+            all_known &= known.is_some();
+            known.or_else(|| seen.known.learn(place, &bytes, line))
+        });
+        // With room for the request's id.
+        let fields = travelling(HeaderMap::with_capacity(fields + 1), parsed, switches, &mut hop)?;
+        if all_known && reason.is_none() && bytes.len() <= AGAIN_BYTES {
+            let text = Bytes::copy_from_slice(&bytes);
+            seen.again = Some(Box::new(Again { text, version, status, fields: fields.clone(), hop: hop.clone() }));
+        }
+        let mut head = Head::new(version, status, fields, &hop, asked)?;
+        if let Some(reason) = reason {
+            head.response.extensions_mut().insert(reason);
+        }
+        return Ok(Some(head));
+    }
+}
+
+impl Head {
+    fn new(version: Version, status: StatusCode, fields: HeaderMap, hop: &Hop, asked: &Method) -> io::Result<Self> {
+        let body = hop.framing(status, version, asked)?;
         let mut response = Response::new(());
         (*response.version_mut(), *response.status_mut()) = (version, status);
-        if let Some(reason) = reason {
-            response.extensions_mut().insert(reason);
-        }
-        let mut hop = Hop::default();
-        let switches = status == StatusCode::SWITCHING_PROTOCOLS;
-        // With room for the request's id.
-        let fields = HeaderMap::with_capacity(fields + 1);
-        let parsed = lines.enumerate().map(|(place, line)| known.field(place, &bytes, line));
-        *response.headers_mut() = travelling(fields, parsed, switches, &mut hop)?;
-        let body = hop.framing(status, version, asked)?;
-        return Ok(Some(Head { response, body, goes_on: hop.goes_on(body, version) }));
+        *response.headers_mut() = fields;
+        Ok(Self { response, body, goes_on: hop.goes_on(body, version) })
     }
 }
 
@@ -207,7 +247,7 @@ mod tests {
         ] {
             let said = format!("HTTP/1.1 103 Early Hints\r\nE: h\r\n\r\nHTTP/1.1 {status} x\r\n{fields}\r\n");
             let head =
-                take_head(&mut BytesMut::from(&*said), &mut Lines::default(), &mut Known::default(), &Method::GET)
+                take_head(&mut BytesMut::from(&*said), &mut Lines::default(), &mut Seen::default(), &Method::GET)
                     .unwrap()
                     .unwrap();
             let line = |(name, value): (&HeaderName, &HeaderValue)| format!("{name}: {}", value.to_str().unwrap());
@@ -215,5 +255,39 @@ mod tests {
             found.sort_unstable();
             assert_eq!(found, left, "{said}");
         }
+    }
+
+    #[test]
+    fn what_comes_again_is_read_as_it_was() {
+        let read = |said: &str, asked: &Method, seen: &mut Seen| {
+            let mut input = BytesMut::from(said);
+            let read = take_head(&mut input, &mut Lines::default(), seen, asked);
+            format!("{read:?} and then {input:?}")
+        };
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 03\r\nA: b\r\nA: c\r\n";
+        let mut again = 0;
+        for said in [
+            "HTTP/1.1 200 OK\r\n\r\nabc",
+            &format!("{head}\r\nabc"),
+            &format!("{head}Connection: close, A\r\n\r\nabc"),
+            &format!("{head}Connection: keep-alive\nTransfer-Encoding: chunked\n\n1\r\na"),
+            "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 3\r\n\r\n",
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\nabc",
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nabc",
+            // Not kept: a reason of its own, nothing that is an answer, a length that differs, no end.
+            "HTTP/1.1 200 Fine\r\nA: b\r\n\r\n",
+            "HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: b\r\n",
+        ] {
+            let mut seen = Seen::default();
+            for asked in [Method::GET, Method::GET, Method::GET, Method::HEAD, Method::POST] {
+                again += usize::from(seen.again.is_some());
+                for said in [said, &format!("HTTP/1.1 100 Continue\r\n\r\n{said}"), &said.replace("A: b", "A: d")] {
+                    assert_eq!(read(said, &asked, &mut seen), read(said, &asked, &mut Seen::default()), "{said:?}");
+                }
+            }
+        }
+        assert_eq!(again, 7 * 4);
     }
 }

@@ -8,17 +8,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::answer::{self, Seen};
 use super::http1::{Http1, Unanswered};
 use super::{Head, Slot};
 use crate::net::body::RequestBody;
 use crate::net::headers::Fields;
+use crate::net::http1::Lines;
 
 /// A first byte for the method, and what a server says to it before it closes.
 pub fn answer(data: &[u8]) {
@@ -26,6 +28,25 @@ pub fn answer(data: &[u8]) {
     let method = if first % 4 == 0 { Method::HEAD } else { Method::GET };
     pieces_change_nothing(&method, said);
     is_read_alike(&method, said);
+    again_changes_nothing(&method, said, usize::from(*first));
+}
+
+/// What comes again on a connection is read as it was, and what differs by a bit is not taken for it.
+fn again_changes_nothing(method: &Method, said: &[u8], place: usize) {
+    let read = |said: &[u8], seen: &mut Seen| {
+        let mut input = BytesMut::from(said);
+        let read = answer::take_head(&mut input, &mut Lines::default(), seen, method);
+        (format!("{read:?}"), input)
+    };
+    let mut seen = Seen::default();
+    for _ in 0..3 {
+        assert_eq!(read(said, &mut seen), read(said, &mut Seen::default()));
+    }
+    let mut other = said.to_vec();
+    if let Some(byte) = other.get_mut(place) {
+        *byte ^= 1;
+    }
+    assert_eq!(read(&other, &mut seen), read(&other, &mut Seen::default()));
 }
 
 /// An answer's status and body.

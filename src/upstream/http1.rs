@@ -16,7 +16,7 @@ use super::balance::Running;
 use super::{Head, Slot};
 use crate::net::Stream;
 use crate::net::body::{BodyError, RequestBody};
-use crate::net::http1::{Input, Known, Lines, Pieces, Remaining};
+use crate::net::http1::{Input, Lines, Pieces, Remaining};
 
 /// A connection, and how far its request and answer are.
 pub(super) struct Http1 {
@@ -24,7 +24,7 @@ pub(super) struct Http1 {
     slot: Slot,
     input: Input,
     lines: Lines,
-    known: Known,
+    seen: answer::Seen,
     output: Output,
     /// What is left of the answer's body.
     answer: Remaining,
@@ -57,7 +57,7 @@ impl Http1 {
             slot,
             input: Input::default(),
             lines: Lines::default(),
-            known: Known::default(),
+            seen: answer::Seen::default(),
             output: Output::default(),
             answer: Remaining::NOTHING,
             heard: false,
@@ -83,17 +83,6 @@ impl Http1 {
     ) -> Result<Response<()>, Unanswered> {
         (self.heard, self.keep) = (false, true);
         self.output.begin(head, host, body);
-        // Whoever is ready in this turn goes first, so that what is sent to servers leaves together: each time one is woken
-        // from its sleep costs more than this.
-        let mut turned = false;
-        std::future::poll_fn(|cx| {
-            if std::mem::replace(&mut turned, true) {
-                return Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
         let answer = std::future::poll_fn(|cx| self.poll_head(cx, &head.method)).await;
         answer.map_err(|error| Unanswered { error, unsent: self.output.unsent(), heard: self.heard })
     }
@@ -107,7 +96,7 @@ impl Http1 {
             return Poll::Ready(Err(failure));
         }
         loop {
-            if let Some(head) = answer::take_head(&mut self.input.bytes, &mut self.lines, &mut self.known, method)? {
+            if let Some(head) = answer::take_head(&mut self.input.bytes, &mut self.lines, &mut self.seen, method)? {
                 self.keep = head.goes_on;
                 self.answer = head.body;
                 return Poll::Ready(Ok(head.response));

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::{Duration, UNIX_EPOCH};
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::response::Parts;
 use http::{Method, StatusCode, Version};
 use http_body::Body;
@@ -11,6 +11,7 @@ use hyper::ext::ReasonPhrase;
 
 use super::head::Facts;
 use crate::clock::{Clock, UnixSeconds};
+use crate::gateway::X_REQUEST_ID;
 use crate::net::headers::has_token;
 use crate::net::http1::number;
 
@@ -34,12 +35,19 @@ pub(super) struct Promised {
 }
 
 /// Writes the head of the answer to a request. What it says of the body is what will be sent, whatever its fields say.
-pub(super) fn write_head(out: &mut Vec<u8>, head: &Parts, body: &impl Body, request: &Facts) -> Promised {
+pub(super) fn write_head(
+    out: &mut Vec<u8>,
+    head: &Parts,
+    request_id: &HeaderValue,
+    body: &impl Body,
+    request: &Facts,
+) -> Promised {
     let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
     let mut persists = request.persists && !switches;
     let coding = coding(head, body, request);
     persists &= coding != Coding::UntilClose;
     write_status(out, head, request.version);
+    write_field(out, X_REQUEST_ID.as_str().as_bytes(), request_id.as_bytes());
     let (mut dated, mut closes) = (false, false);
     for (name, value) in &head.headers {
         match *name {
@@ -239,9 +247,9 @@ mod tests {
             let (parts, ()) = response.body(()).unwrap().into_parts();
             let facts = Facts { method: method.clone(), version, persists: true, takes_trailers: false };
             let mut out = Vec::new();
-            let promised = write_head(&mut out, &parts, &Of(body), &facts);
+            let promised = write_head(&mut out, &parts, &HeaderValue::from_static("7"), &Of(body), &facts);
             let out = String::from_utf8(out).unwrap();
-            let (lines, date) = out.split_once("\r\n").unwrap().1.rsplit_once("date: ").unwrap();
+            let (lines, date) = out.split_once("\r\nx-request-id: 7\r\n").unwrap().1.rsplit_once("date: ").unwrap();
             assert!(date.ends_with(" GMT\r\n\r\n"), "{date}");
             let lines: Vec<&str> = lines.split_terminator("\r\n").collect();
             assert_eq!((lines.join(" ").as_str(), &promised.coding), (said, &coding), "{status} {fields:?}");

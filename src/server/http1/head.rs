@@ -3,7 +3,8 @@
 //! `Transfer-Encoding`, either of them twice. What passes has one framing, which is how the next head is found.
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
 use http::{Method, Request, StatusCode, Uri, Version};
 
 use crate::net::headers::has_token;
@@ -62,7 +63,7 @@ impl Unfit {
 /// A request without its body, and what its head says of the connection.
 #[derive(Debug)]
 pub(super) struct Head {
-    pub(super) request: Request<()>,
+    pub(super) parts: Parts,
     pub(super) body: Remaining,
     pub(super) facts: Facts,
     /// The body is sent when it is asked for (RFC 9110 section 10.1.1).
@@ -87,11 +88,38 @@ pub(super) fn has_begun(input: &[u8]) -> bool {
     !matches!(input, [] | [b'\r'])
 }
 
+/// What the heads of a connection had in common so far.
+#[derive(Default)]
+pub(super) struct Seen {
+    known: Known,
+    again: Option<Box<Again>>,
+}
+
+/// All that followed the request lines of two heads in a row, word for word. It is likely to come again.
+struct Again {
+    text: Vec<u8>,
+    headers: HeaderMap,
+    said: Said,
+}
+
+/// Most that is kept to be compared.
+const AGAIN_BYTES: usize = 4 * 1024;
+
+impl Seen {
+    /// The end of a head that goes on as the two before it did, and what it says.
+    fn again(&self, input: &[u8]) -> Option<(usize, &Again)> {
+        let again = self.again.as_deref()?;
+        let start = memchr::memchr(b'\n', input)? + 1;
+        let is_line = input[..start].ends_with(b"\r\n");
+        (is_line && input[start..].starts_with(&again.text)).then_some((start + again.text.len(), again))
+    }
+}
+
 /// Takes a head out of `input`, when all of it is there.
 pub(super) fn take(
     input: &mut BytesMut,
     lines: &mut Lines,
-    known: &mut Known,
+    seen: &mut Seen,
     most: Most,
 ) -> Result<Option<Head>, Unfit> {
     while input.starts_with(b"\r\n") {
@@ -100,71 +128,78 @@ pub(super) fn take(
     if !has_begun(input) {
         return Ok(None);
     }
+    if lines.are_new()
+        && let Some((end, again)) = seen.again(input).filter(|(end, _)| *end <= most.bytes)
+    {
+        let bytes = input.split_to(end).freeze();
+        let line = request_line(&bytes, &bytes[..end - again.text.len() - b"\r\n".len()])?;
+        return Head::new(line, again.headers.clone(), again.said).map(Some);
+    }
     let bytes = lines.take(input, most, LineEnd::CrLf)?;
-    bytes.map(|bytes| parse(&bytes, lines, known)).transpose()
+    bytes.map(|bytes| parse(&bytes, lines, seen)).transpose()
 }
 
-fn parse(bytes: &Bytes, lines: &Lines, known: &mut Known) -> Result<Head, Unfit> {
+fn parse(bytes: &Bytes, lines: &Lines, seen: &mut Seen) -> Result<Head, Unfit> {
     let fields = lines.count().saturating_sub(1);
     let mut lines = lines.of(bytes);
-    let (method, uri, version) = request_line(bytes, lines.next().unwrap_or_default())?;
-    let is_http11 = version == Version::HTTP_11;
-    let mut said = Said::default();
+    let first = lines.next().unwrap_or_default();
+    let line = request_line(bytes, first)?;
+    let (mut said, mut all_known) = (Said::default(), true);
     let mut headers = HeaderMap::with_capacity(fields);
     for (place, line) in lines.enumerate() {
-        let (name, value) = known.field(place, bytes, line).ok_or(Unfit::Syntax)?;
-        match name {
-            header::CONTENT_LENGTH => said.length(&value)?,
-            header::TRANSFER_ENCODING => said.coding(&value)?,
-            header::CONNECTION => {
-                said.close |= has_token([&value], "close");
-                said.keep_alive |= has_token([&value], "keep-alive");
+        let (name, value) = match seen.known.get(place, line) {
+            Some(field) => field,
+            None => {
+                all_known = false;
+                seen.known.learn(place, bytes, line).ok_or(Unfit::Syntax)?
             }
-            header::EXPECT => said.expects_continue = value.as_bytes().eq_ignore_ascii_case(b"100-continue"),
-            header::UPGRADE => said.upgrade = true,
-            header::TE => said.trailers = value.as_bytes().eq_ignore_ascii_case(b"trailers"),
-            _ => {}
-        }
+        };
+        said.note(&name, &value)?;
         headers.append(name, value);
     }
-    if said.chunked && !is_http11 {
-        return Err(Unfit::Syntax);
+    let text = &bytes[bytes.len().min(first.len() + b"\r\n".len())..];
+    if all_known && text.len() <= AGAIN_BYTES {
+        seen.again = Some(Box::new(Again { text: text.to_vec(), headers: headers.clone(), said }));
     }
-    let facts = Facts {
-        method: method.clone(),
-        version,
-        persists: !said.close && (is_http11 || said.keep_alive),
-        takes_trailers: said.trailers,
-    };
-    let mut request = Request::new(());
-    *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    *request.version_mut() = version;
-    *request.headers_mut() = headers;
-    Ok(Head {
-        request,
-        body: if said.chunked { Remaining::ChunkSize } else { Remaining::Bytes(said.length.unwrap_or(0)) },
-        facts,
-        expects_continue: is_http11 && said.expects_continue,
-        names_upgrade: is_http11 && said.upgrade,
-    })
+    Head::new(line, headers, said)
+}
+
+impl Head {
+    fn new((method, uri, version): (Method, Uri, Version), headers: HeaderMap, said: Said) -> Result<Self, Unfit> {
+        let is_http11 = version == Version::HTTP_11;
+        if said.chunked && !is_http11 {
+            return Err(Unfit::Syntax);
+        }
+        let facts = Facts {
+            method: method.clone(),
+            version,
+            persists: !said.close && (is_http11 || said.keep_alive),
+            takes_trailers: said.trailers,
+        };
+        let (mut parts, ()) = Request::new(()).into_parts();
+        (parts.method, parts.uri, parts.version, parts.headers) = (method, uri, version, headers);
+        Ok(Self {
+            parts,
+            body: if said.chunked { Remaining::ChunkSize } else { Remaining::Bytes(said.length.unwrap_or(0)) },
+            facts,
+            expects_continue: is_http11 && said.expects_continue,
+            names_upgrade: is_http11 && said.upgrade,
+        })
+    }
 }
 
 /// RFC 9112 section 3: with one space in each place.
 fn request_line(bytes: &Bytes, line: &[u8]) -> Result<(Method, Uri, Version), Unfit> {
-    let mut spaces = memchr::memchr_iter(b' ', line);
-    let (Some(first), Some(second), None) = (spaces.next(), spaces.next(), spaces.next()) else {
-        return Err(Unfit::Syntax);
-    };
-    let version = match &line[second + 1..] {
-        b"HTTP/1.1" => Version::HTTP_11,
-        b"HTTP/1.0" => Version::HTTP_10,
+    let (rest, version) = match line.split_last_chunk() {
+        Some((rest, b" HTTP/1.1")) => (rest, Version::HTTP_11),
+        Some((rest, b" HTTP/1.0")) => (rest, Version::HTTP_10),
         _ => return Err(Unfit::Syntax),
     };
-    let method = Method::from_bytes(&line[..first]).map_err(|_| Unfit::Syntax)?;
-    let target = &line[first + 1..second];
-    if memchr::memchr(b'#', target).is_some() {
-        return Err(Unfit::Fragment);
+    let space = rest.iter().position(|byte| *byte == b' ').ok_or(Unfit::Syntax)?;
+    let method = Method::from_bytes(&rest[..space]).map_err(|_| Unfit::Syntax)?;
+    let target = &rest[space + 1..];
+    if memchr::memchr2(b' ', b'#', target).is_some() {
+        return Err(if target.contains(&b' ') { Unfit::Syntax } else { Unfit::Fragment });
     }
     if target.len() > TARGET_BYTES {
         return Err(Unfit::TargetBytes);
@@ -174,7 +209,7 @@ fn request_line(bytes: &Bytes, line: &[u8]) -> Result<(Method, Uri, Version), Un
 }
 
 /// What the fields of a head say of its framing and its connection, so far.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Said {
     length: Option<u64>,
     chunked: bool,
@@ -186,6 +221,22 @@ struct Said {
 }
 
 impl Said {
+    fn note(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Unfit> {
+        match *name {
+            header::CONTENT_LENGTH => self.length(value)?,
+            header::TRANSFER_ENCODING => self.coding(value)?,
+            header::CONNECTION => {
+                self.close |= has_token([value], "close");
+                self.keep_alive |= has_token([value], "keep-alive");
+            }
+            header::EXPECT => self.expects_continue = value.as_bytes().eq_ignore_ascii_case(b"100-continue"),
+            header::UPGRADE => self.upgrade = true,
+            header::TE => self.trailers = value.as_bytes().eq_ignore_ascii_case(b"trailers"),
+            _ => {}
+        }
+        Ok(())
+    }
+
     fn length(&mut self, value: &HeaderValue) -> Result<(), Unfit> {
         if self.chunked {
             return Err(Unfit::LengthAndCoding);
@@ -350,6 +401,42 @@ mod tests {
             }
             (bytes, sound)
         })
+    }
+
+    #[test]
+    fn what_comes_again_is_read_as_it_was() {
+        let most = Most { bytes: 200, fields: 5 };
+        let read = |head: &str, seen: &mut Seen| {
+            format!("{:?}", take(&mut BytesMut::from(head), &mut Lines::default(), seen, most))
+        };
+        let mut again = 0;
+        for rest in [
+            "\r\n",
+            "Host: a\r\n\r\n",
+            "Host: a\r\nConnection: close\r\nUpgrade: x\r\nTE: trailers\r\nExpect: 100-continue\r\nA: b\r\n\r\n",
+            "Host: a\r\nConnection: close\r\nUpgrade: x\r\nTE: trailers\r\nExpect: 100-continue\r\n\r\n",
+            "Host: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "Host: a\r\nContent-Length: 3\r\n\r\n",
+            "Host: a\nContent-Length: 3\r\n\r\n",
+            "Content-Length: 3\r\nContent-Length: 3\r\n\r\n",
+        ] {
+            let mut seen = Seen::default();
+            for line in ["GET /a HTTP/1.1\r\n"; 3].into_iter().chain([
+                "POST /b HTTP/1.1\r\n",
+                "GET /a HTTP/1.0\r\n",
+                "GET /a HTTP/1.1\n",
+                "GET /# HTTP/1.1\r\n",
+                "GET  HTTP/1.1\r\n",
+                "\r\r\n",
+                "\r\n\r\nGET /c HTTP/1.1\r\n",
+                &format!("GET /{} HTTP/1.1\r\n", "x".repeat(180)),
+            ]) {
+                let head = format!("{line}{rest}");
+                again += usize::from(seen.again.is_some());
+                assert_eq!(read(&head, &mut seen), read(&head, &mut Seen::default()), "{head:?}");
+            }
+        }
+        assert_eq!(again, 10 + 4 * 9);
     }
 
     proptest! {

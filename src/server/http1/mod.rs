@@ -11,7 +11,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -19,15 +20,15 @@ use tokio::time::Instant;
 
 use super::Phase;
 use super::deadline::Waits;
-use crate::gateway::Activity;
+use crate::gateway::{Activity, Answered};
 use crate::net::alarm::Alarm;
 use crate::net::body::Incoming;
 use crate::net::http1::Most;
 use crate::net::switch::Switch;
 
 use answer::{Coding, Promised};
+use head::Head;
 pub(super) use head::Unfit;
-use head::{Facts, Head};
 use wire::{RequestBody, Shared, Switched, Wire, lock};
 
 /// Unused for so long, a connection lets go of its buffers.
@@ -66,8 +67,8 @@ pub(super) struct Served<'a> {
 pub(super) async fn serve<I, A, F, B>(io: I, served: Served<'_>, answer: A) -> Result<(), Ended>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    A: Fn(Request<Incoming>) -> F,
-    F: Future<Output = Response<B>>,
+    A: Fn(Parts, Incoming) -> F,
+    F: Future<Output = Answered<B>>,
     B: Body<Data = Bytes> + Unpin,
 {
     let wire = Arc::new(Mutex::new(Wire::new(io, served.most)));
@@ -76,7 +77,7 @@ where
     let mut answering: Option<Pin<Box<Option<F>>>> = None;
     loop {
         let head = std::future::poll_fn(|cx| waiting.poll(cx, &mut lock(&wire), || answering = None)).await;
-        let Head { mut request, body, facts, names_upgrade, .. } = match head {
+        let Head { mut parts, body, facts, names_upgrade, .. } = match head {
             Ok(Some(head)) => head,
             Ok(None) => break,
             Err(Ended::Unfit(unfit)) => {
@@ -89,26 +90,38 @@ where
         };
         let handover = names_upgrade.then(|| {
             let (handover, switch) = Switch::http1();
-            request.extensions_mut().insert(switch);
+            parts.extensions.insert(switch);
             handover
         });
         let body = if body.is_nothing() { Incoming::empty() } else { Incoming::new(RequestBody::new(&wire)) };
         let answering = answering.get_or_insert_with(|| Box::pin(None));
-        answering.as_mut().set(Some(answer(request.map(|()| body))));
-        let response = std::future::poll_fn(|cx| {
+        answering.as_mut().set(Some(answer(parts, body)));
+        let mut asked = false;
+        let answered = std::future::poll_fn(|cx| {
             if let Some(answering) = answering.as_mut().as_pin_mut()
-                && let Poll::Ready(response) = answering.poll(cx)
+                && let Poll::Ready(answered) = answering.poll(cx)
             {
-                return Poll::Ready(Some(response));
+                return Poll::Ready(Some(answered));
+            }
+            if !std::mem::replace(&mut asked, true) {
+                // What is sent to a server waits for the next turn too: nobody looks at the caller twice.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             lock(&wire).poll_gone(cx).map(|()| None)
         })
         .await;
         answering.as_mut().set(None);
-        let response = response.ok_or(Ended::Left)?;
-        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let persists = send(&wire, response, &facts).await?;
-        let body_is_over = std::future::poll_fn(|cx| Poll::Ready(lock(&wire).is_body_over(cx))).await;
+        let Answered { request_id, response } = answered.ok_or(Ended::Left)?;
+        let (head, body) = response.into_parts();
+        let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        let promised = answer::write_head(&mut lock(&wire).output().before, &head, &request_id, &body, &facts);
+        drop((head, request_id));
+        let Promised { coding, persists } = promised;
+        let mut sending = Sending { finished: coding == Coding::Nothing, body, coding, next: None, sends: false };
+        std::future::poll_fn(|cx| sending.poll(cx, &wire)).await?;
+        drop(sending);
+        let (body_is_over, has_more) = std::future::poll_fn(|cx| Poll::Ready(lock(&wire).end(cx))).await;
         if switches && body_is_over {
             // Nobody takes it where the tunnel is gone already.
             let _ = handover.map(|handover| handover.send(Box::new(Switched(wire))));
@@ -118,13 +131,12 @@ where
             close_slowly(&wire).await?;
             return lock(&wire).unfit().map_or(Ok(()), |unfit| Err(Ended::Unfit(unfit)));
         }
-        if !persists && lock(&wire).has_more() {
+        if !persists && has_more {
             return Ok(close_slowly(&wire).await?);
         }
         if !persists {
             break;
         }
-        lock(&wire).shrink();
     }
     std::future::poll_fn(|cx| lock(&wire).poll_shutdown(cx)).await?;
     Ok(())
@@ -174,7 +186,7 @@ impl<'a> Waiting<'a> {
         }
         if let Poll::Ready(read) = wire.poll_head(cx) {
             (self.head_since, self.rests) = (None, false);
-            return Poll::Ready(read.map_err(Ended::from).and_then(|head| Ok(head.transpose()?)));
+            return Poll::Ready(read);
         }
         self.head_since = if wire.is_in_head() { self.head_since.or_else(|| Some(Instant::now())) } else { None };
         let (deadline, limit) = self.deadline();
@@ -231,20 +243,6 @@ impl Draining {
     }
 }
 
-/// Sends an answer to its end. Whether the connection may go on after it.
-async fn send<I, B>(wire: &Shared<I>, response: Response<B>, request: &Facts) -> Result<bool, Ended>
-where
-    I: AsyncRead + AsyncWrite + Unpin,
-    B: Body<Data = Bytes> + Unpin,
-{
-    let (head, body) = response.into_parts();
-    let Promised { coding, persists } = answer::write_head(&mut lock(wire).output().before, &head, &body, request);
-    drop(head);
-    let mut sending = Sending { body, finished: coding == Coding::Nothing, coding, next: None };
-    std::future::poll_fn(|cx| sending.poll(cx, wire)).await?;
-    Ok(persists)
-}
-
 /// The body of an answer on its way out. It is let go when its last byte is gone.
 struct Sending<B> {
     body: B,
@@ -253,6 +251,16 @@ struct Sending<B> {
     next: Option<Frame<Bytes>>,
     /// Nothing more comes of the body.
     finished: bool,
+    /// A piece of it is on its way: no more is taken until the peer has that.
+    sends: bool,
+}
+
+/// What is sent of a body at once.
+#[derive(Default)]
+struct Piece {
+    before: Vec<u8>,
+    data: Bytes,
+    after: &'static [u8],
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
@@ -261,11 +269,20 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
         I: AsyncRead + AsyncWrite + Unpin,
     {
         loop {
-            // The head leaves with the beginning of the body, and its end with what comes before that.
-            let is_full = self.finished || lock(wire).output().has_data();
-            let waits = !is_full && self.fill(cx, wire)?.is_pending();
+            // The head leaves with the beginning of the body, and its end with what comes before that. Whoever moves the body
+            // on may read the request's, so that the bytes are not locked here.
+            let asks = !self.finished && !self.sends;
+            let piece = if asks { self.next_piece(cx)? } else { Poll::Pending };
             let mut wire = lock(wire);
+            let waits = asks && piece.is_pending();
+            if let Poll::Ready(Piece { before, data, after }) = piece {
+                let output = wire.output();
+                output.before.extend_from_slice(&before);
+                (output.data, output.after) = (data, after);
+                self.sends = true;
+            }
             ready!(wire.poll_flush(cx))?;
+            self.sends = false;
             if self.finished {
                 return Poll::Ready(Ok(()));
             }
@@ -275,12 +292,7 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
         }
     }
 
-    /// Puts the next piece of the body into the output.
-    fn fill<I>(&mut self, cx: &mut Context<'_>, wire: &Shared<I>) -> Result<Poll<()>, Ended>
-    where
-        I: AsyncRead + AsyncWrite + Unpin,
-    {
-        // Whoever moves the body on may read the request's, so that the bytes are not locked here.
+    fn next_piece(&mut self, cx: &mut Context<'_>) -> Result<Poll<Piece>, Ended> {
         let frame = match self.next.take() {
             Some(frame) => Some(frame),
             None => match self.poll_frame(cx)? {
@@ -288,40 +300,30 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
                 Poll::Pending => return Ok(Poll::Pending),
             },
         };
-        let data = match frame.map(Frame::into_data) {
-            Some(Ok(data)) => data,
-            Some(Err(trailers)) => {
-                self.end(wire, &trailers.into_trailers().unwrap_or_default())?;
-                return Ok(Poll::Ready(()));
-            }
-            None => {
-                self.end(wire, &HeaderMap::new())?;
-                return Ok(Poll::Ready(()));
-            }
+        let mut piece = match frame.map(Frame::into_data) {
+            Some(Ok(data)) => Piece { data, ..Piece::default() },
+            Some(Err(trailers)) => return self.end(&trailers.into_trailers().unwrap_or_default()).map(Poll::Ready),
+            None => return self.end(&HeaderMap::new()).map(Poll::Ready),
         };
-        let mut after: &[u8] = b"";
         match &mut self.coding {
             // An empty chunk would be the last.
-            _ if data.is_empty() => return Ok(Poll::Ready(())),
+            _ if piece.data.is_empty() => {}
             Coding::Length(left) => {
-                *left = left.checked_sub(data.len() as u64).ok_or(Ended::Broken)?;
+                *left = left.checked_sub(piece.data.len() as u64).ok_or(Ended::Broken)?;
                 self.finished = *left == 0;
             }
             Coding::Chunked(_) => {
-                lock(wire).output().before.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
-                after = b"\r\n";
+                piece.before = format!("{:x}\r\n", piece.data.len()).into_bytes();
+                piece.after = b"\r\n";
                 match self.poll_frame(cx)? {
                     Poll::Ready(Some(next)) => self.next = Some(next),
-                    Poll::Ready(None) => (self.finished, after) = (true, b"\r\n0\r\n\r\n"),
+                    Poll::Ready(None) => (self.finished, piece.after) = (true, b"\r\n0\r\n\r\n"),
                     Poll::Pending => {}
                 }
             }
             Coding::UntilClose | Coding::Nothing => {}
         }
-        let mut wire = lock(wire);
-        let output = wire.output();
-        (output.data, output.after) = (data, after);
-        Ok(Poll::Ready(()))
+        Ok(Poll::Ready(piece))
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Result<Poll<Option<Frame<Bytes>>>, Ended> {
@@ -333,24 +335,21 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
         }
     }
 
-    fn end<I>(&mut self, wire: &Shared<I>, trailers: &HeaderMap) -> Result<(), Ended>
-    where
-        I: AsyncRead + AsyncWrite + Unpin,
-    {
+    fn end(&mut self, trailers: &HeaderMap) -> Result<Piece, Ended> {
         self.finished = true;
+        let mut piece = Piece::default();
         match &self.coding {
-            Coding::Length(1..) => Err(Ended::Broken),
-            Coding::Chunked(announced) => {
-                answer::write_end(&mut lock(wire).output().before, trailers, announced);
-                Ok(())
-            }
-            _ => Ok(()),
+            Coding::Length(1..) => return Err(Ended::Broken),
+            Coding::Chunked(announced) => answer::write_end(&mut piece.before, trailers, announced),
+            _ => {}
         }
+        Ok(piece)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderValue, Response};
     use http_body_util::{BodyExt, Empty};
     use prometheus::{IntCounterVec, Opts};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -370,8 +369,8 @@ mod tests {
         let served = Served { most, waits: &waits, activity: &Activity::default(), phase, linger: HOUR };
         let (answered, is_answered) = watch::channel(at_once);
         let reading = Mutex::new(Vec::new());
-        let answer = |request: Request<Incoming>| {
-            let (mut body, _) = RequestBody::new(request.into_body(), u64::MAX, HOUR).unwrap();
+        let answer = |_: Parts, body: Incoming| {
+            let (mut body, _) = RequestBody::new(body, u64::MAX, HOUR).unwrap();
             let mut is_answered = is_answered.clone();
             reading.lock().unwrap().push(tokio::spawn(async move {
                 is_answered.wait_for(|answered| *answered).await.unwrap();
@@ -380,7 +379,7 @@ mod tests {
             async {
                 // The other task goes first.
                 tokio::task::yield_now().await;
-                Response::new(Empty::<Bytes>::new())
+                Answered { request_id: HeaderValue::from_static("-"), response: Response::new(Empty::<Bytes>::new()) }
             }
         };
         let (ours, mut theirs) = tokio::io::duplex(1 << 16);

@@ -9,15 +9,16 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::head::{self, Head, Unfit};
+use super::Ended;
+use super::head::{self, Head, Seen, Unfit};
 use crate::net::body::BodyError;
-use crate::net::http1::{Input, Known, Lines, Most, Pieces, READ_BYTES, Remaining};
+use crate::net::http1::{Input, Lines, Most, Pieces, READ_BYTES, Remaining};
 
 pub(super) struct Wire<I> {
     io: I,
     input: Input,
     lines: Lines,
-    known: Known,
+    seen: Seen,
     most: Most,
     /// Which request it is that is answered. Who still holds the body of another reads nothing.
     request: u64,
@@ -46,7 +47,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             io,
             input: Input::default(),
             lines: Lines::default(),
-            known: Known::default(),
+            seen: Seen::default(),
             most,
             request: 0,
             body: Remaining::NOTHING,
@@ -59,15 +60,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     }
 
     /// The next head; `None` when the caller has closed.
-    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Result<Head, Unfit>>>> {
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Head>, Ended>> {
         loop {
-            match head::take(&mut self.input.bytes, &mut self.lines, &mut self.known, self.most) {
-                Ok(Some(head)) => {
-                    (self.body, self.expects_continue) = (head.body, head.expects_continue);
-                    return Poll::Ready(Ok(Some(Ok(head))));
-                }
-                Ok(None) => {}
-                Err(unfit) => return Poll::Ready(Ok(Some(Err(unfit)))),
+            if let Some(head) = head::take(&mut self.input.bytes, &mut self.lines, &mut self.seen, self.most)? {
+                (self.body, self.expects_continue) = (head.body, head.expects_continue);
+                return Poll::Ready(Ok(Some(head)));
             }
             if ready!(self.poll_read(cx))? == 0 {
                 return Poll::Ready(Ok(None));
@@ -129,8 +126,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         }
     }
 
-    /// After the answer: whether the request's body is over, with what has come of it. Nobody else is given more of it.
-    pub(super) fn is_body_over(&mut self, cx: &mut Context<'_>) -> bool {
+    /// After the answer: whether the request's body is over, with what has come of it, and whether more has come. Nobody else
+    /// is given more of it.
+    pub(super) fn end(&mut self, cx: &mut Context<'_>) -> (bool, bool) {
         // Nobody is sent a body with a hole, or that of the next request, or holds on to the connection for more of it.
         self.request += 1;
         self.reader.take().inspect(Waker::wake_by_ref);
@@ -141,12 +139,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             let Some(left) = most.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { break };
             most = left;
         }
-        self.unfit.is_none() && self.body.is_nothing()
-    }
-
-    /// Whether more has come than was taken.
-    pub(super) fn has_more(&self) -> bool {
-        !self.input.bytes.is_empty()
+        // What one request made large is let go.
+        self.input.shrink();
+        (self.unfit.is_none() && self.body.is_nothing(), !self.input.bytes.is_empty())
     }
 
     /// What was wrong with the body of a request.
@@ -179,15 +174,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         }
     }
 
-    /// Lets go of what one request made large.
-    pub(super) fn shrink(&mut self) {
-        self.input.shrink();
-    }
-
     /// Lets go of all buffers, until something comes.
     pub(super) fn rest(&mut self) {
         self.input.rest();
-        (self.lines, self.known, self.output) = (Lines::default(), Known::default(), Pieces::default());
+        (self.lines, self.seen, self.output) = (Lines::default(), Seen::default(), Pieces::default());
     }
 
     /// Gives 0 when the caller has closed.
