@@ -279,10 +279,10 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
                 let output = wire.output();
                 output.before.extend_from_slice(&before);
                 (output.data, output.after) = (data, after);
-                self.sends = true;
             }
-            ready!(wire.poll_flush(cx))?;
-            self.sends = false;
+            let flushed = wire.poll_flush(cx);
+            self.sends = wire.output().has_data();
+            ready!(flushed)?;
             if self.finished {
                 return Poll::Ready(Ok(()));
             }
