@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Format;
-use super::log::{Sink, push_timestamp};
+use super::log::{Sink, push_number, push_timestamp};
 
 /// What is told of one request. `None` is left out.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl AccessLog {
         line.start();
         line.text("request_id", Some(event.request_id));
         line.text("trace_id", event.trace_id);
-        line.plain("client", event.client);
+        line.address("client", event.client);
         line.text("listener", Some(event.listener));
         line.text("protocol", Some(protocol(event.version)));
         line.text("method", Some(event.method.as_str()));
@@ -149,14 +149,24 @@ impl Line {
 
     fn number(&mut self, name: &str, value: u64) {
         self.name(name);
-        let _ = write!(self.text, "{value}");
+        push_number(&mut self.text, value, 1);
     }
 
-    fn plain(&mut self, name: &str, value: impl std::fmt::Display) {
+    fn address(&mut self, name: &str, address: IpAddr) {
         self.name(name);
         let quote: &[u8] = if self.format == Format::Json { b"\"" } else { b"" };
         self.text.extend_from_slice(quote);
-        let _ = write!(self.text, "{value}");
+        match address {
+            IpAddr::V4(address) => {
+                for (place, octet) in address.octets().into_iter().enumerate() {
+                    if place > 0 {
+                        self.text.push(b'.');
+                    }
+                    push_number(&mut self.text, u64::from(octet), 1);
+                }
+            }
+            IpAddr::V6(address) => drop(write!(self.text, "{address}")),
+        }
         self.text.extend_from_slice(quote);
     }
 
@@ -170,6 +180,12 @@ impl Line {
             return;
         }
         self.text.push(b'"');
+        // Nearly everything is as plain as this.
+        if value.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+            self.text.extend_from_slice(value.as_bytes());
+            self.text.push(b'"');
+            return;
+        }
         for c in value.chars() {
             match c {
                 '"' => self.text.extend_from_slice(b"\\\""),
