@@ -34,13 +34,14 @@ pub fn framing(data: &[u8]) {
 
 /// What comes again on a connection is read as it was.
 fn again_changes_nothing(data: &[u8]) {
-    let end = &b"GET /the-end-of-it HTTP/1.1\r\n\r\n"[..];
-    let (mut once, _) = read_here(&[data, end].concat(), usize::MAX);
-    if read_here(&[data, b"\r\n", end].concat(), usize::MAX).0 != once {
-        // Something is not complete.
+    let end = &b"GET /the-end HTTP/1.1\r\n\r\n"[..];
+    let (mut once, unfit) = read_here(&[data, end].concat(), usize::MAX);
+    // Where these differ, something is not complete.
+    let is_complete = unfit.is_none() && read_here(&[data, b"\r\n", end].concat(), usize::MAX).0 == once;
+    let Some(last) = once.pop_if(|(target, body)| target == "/the-end" && body.is_empty()) else { return };
+    if !is_complete || data.windows(8).any(|word| word == b"/the-end") {
         return;
     }
-    let Some(last) = once.pop_if(|(target, body)| target == "/the-end-of-it" && body.is_empty()) else { return };
     let (again, _) = read_here(&[data, data, data, end].concat(), usize::MAX);
     assert_eq!(again, [&once[..], &once, &once, &[last]].concat());
 }
