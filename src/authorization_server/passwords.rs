@@ -1,7 +1,8 @@
 //! Slow hashes of secrets that people chose: argon2id (RFC 9106) in PHC format, on a bounded pool.
 //!
 //! A hash costs tens of milliseconds of a core and megabytes of memory, so no more run at once than there are cores, and
-//! no more wait than can be served in seconds. The permit belongs to the thread that hashes: a caller who hangs up frees
+//! no more wait than can be served in seconds. It gives way to traffic, which has microseconds to do and would wait for a
+//! turn of milliseconds. The permit belongs to the thread that hashes: a caller who hangs up frees
 //! it no sooner. The memory is used again: allocators keep pieces of that size for each thread that ever had one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,13 +13,16 @@ use argon2::{Algorithm, Argon2, Block, Params, Version};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::PasswordHash;
 use crate::secret::{Secret, random};
 
 /// Hashes that may wait for each one that runs.
 const WAITING_PER_PERMIT: usize = 64;
+/// How much nicer a thread that hashes is than the others. (On Linux this is each thread's own, and none can take it back:
+/// so it is a new thread for each hash, which costs next to nothing beside it.)
+const NICE: i32 = 10;
 /// Most memory that a configured hash may demand, in KiB.
 const MAX_MEMORY_KIB: u32 = 1 << 20;
 const MAX_PASSES: u32 = 32;
@@ -104,11 +108,15 @@ impl HashPool {
             self.permits.clone().acquire_owned().await.map_err(|_| Busy)?
         };
         let (hash, password) = (hash.clone(), Secret::new(password.to_owned()));
-        let task = tokio::task::spawn_blocking(move || {
+        let (done, is_right) = oneshot::channel();
+        let work = move || {
             let _permit = permit;
-            matches(&hash, password.expose().as_bytes()).unwrap_or(false)
-        });
-        task.await.map_err(|_| Busy)
+            // Where that is forbidden, it goes on as it is.
+            let _ = rustix::process::nice(NICE);
+            let _ = done.send(matches(&hash, password.expose().as_bytes()).unwrap_or(false));
+        };
+        std::thread::Builder::new().name("password-hash".to_owned()).spawn(work).map_err(|_| Busy)?;
+        is_right.await.map_err(|_| Busy)
     }
 }
 
@@ -193,6 +201,33 @@ mod tests {
         }
         let hash = hash_with(b"password", b"somesalt", Params::new(64, 2, 1, None).unwrap());
         assert_eq!(hash, OTHERS[0].1);
+    }
+
+    /// How nice the thread of that name is, if there is one.
+    fn niceness(name: &str) -> Option<i32> {
+        std::fs::read_dir("/proc/self/task").unwrap().flatten().find_map(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+            let (start, rest) = stat.rsplit_once(") ")?;
+            // The seventeenth field behind the name, which is the second.
+            start.ends_with(name).then(|| rest.split(' ').nth(16)?.parse().ok()).flatten()
+        })
+    }
+
+    #[tokio::test]
+    async fn a_hash_gives_way_to_everything_else() {
+        let pool = HashPool::new();
+        let hash = PasswordHash(hash_password("x").into());
+        let own = niceness("").unwrap();
+        for _ in 0..100 {
+            let mut verified = std::pin::pin!(pool.verify(&hash, "x"));
+            while futures_poll(verified.as_mut()).await.is_none() {
+                if niceness("password-hash") == Some((own + NICE).min(19)) {
+                    assert_eq!(niceness(""), Some(own));
+                    return;
+                }
+            }
+        }
+        panic!("nobody gave way");
     }
 
     #[tokio::test]
