@@ -110,10 +110,8 @@ fn the_json_tells_what_happened() {
     wrong.eq("signing keys", status["signing_keys"].as_array().unwrap().len(), 1);
 
     let denials: Vec<_> = status["denials"].as_array().unwrap().iter().collect();
-    let mut told: Vec<String> = denials
-        .iter()
-        .map(|d| format!("{} {} {}", d["route"], d["reason"], d["status"]).replace('"', ""))
-        .collect();
+    let mut told: Vec<String> =
+        denials.iter().map(|d| format!("{} {} {}", d["route"], d["reason"], d["status"]).replace('"', "")).collect();
     let expected = [
         "(authorization_server) invalid_grant 400",
         "(none) no_route 404",
