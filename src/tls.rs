@@ -287,7 +287,8 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }
 
-/// With AES-128 and SHA-256 before the others: as strong as the key exchanges are, and a handshake in less time.
+/// With AES-128 and SHA-256 before the others, on both sides: as strong as the key exchanges are, and a handshake in less
+/// time.
 fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();

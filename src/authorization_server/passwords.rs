@@ -1,9 +1,9 @@
 //! Slow hashes of secrets that people chose: argon2id (RFC 9106) in PHC format, on a bounded pool.
 //!
 //! A hash costs tens of milliseconds of a core and megabytes of memory, so no more run at once than there are cores, and
-//! no more wait than can be served in seconds. It gives way to traffic, which has microseconds to do and would wait for a
-//! turn of milliseconds. The permit belongs to the thread that hashes: a caller who hangs up frees
-//! it no sooner. The memory is used again: allocators keep pieces of that size for each thread that ever had one.
+//! no more wait than can be served in seconds. Its thread gives way to traffic, which has microseconds to do and would wait
+//! milliseconds for its turn. The permit belongs to the thread that hashes: a caller who hangs up frees it no sooner. The
+//! memory is used again: allocators keep pieces of that size for each thread that ever had one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -284,17 +284,7 @@ impl Pools {
         permit: &Permit,
         outgoing: &mut Outgoing,
     ) -> Result<Response<ResponseBody>, SendError> {
-        // Whoever is ready in this turn goes first, so that what is sent to servers leaves together: each time one is woken
-        // from its sleep costs more than this.
-        let mut turned = false;
-        std::future::poll_fn(|cx| {
-            if std::mem::replace(&mut turned, true) {
-                return Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
+        next_turn().await;
         let upstream = &self.upstreams[index];
         upstream.metrics.requests.inc();
         let started = Instant::now();
@@ -430,6 +420,20 @@ impl SendError {
             Self::RequestBody(_) => "request_body",
         }
     }
+}
+
+/// Whoever is ready in this turn goes first, so that what is sent to servers leaves together: each time one is woken from
+/// its sleep costs more than this.
+async fn next_turn() {
+    let mut turned = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut turned, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 fn is_idempotent(method: &Method) -> bool {

@@ -51,16 +51,22 @@ allow = [{{ public = true }}]
     );
     let site = server::builder().more(&tables).file("tls.crt", identity.cert).file("tls.key", identity.key).start();
     let (own, _) = server::tokens(&server::log_in(&site, "billing", &[]));
+    // Told of when the answer is sent, each by its worker: the next must not overtake it.
+    let told = |denials| until("a denial", || json_of(&site)["denials"].as_array().map(Vec::len) == Some(denials));
     server::ask(&site, "billing", &server::password_form("mallory-the-unknown", "wrong-password", &[]));
+    told(1);
     for token in [own.as_str(), "asked-1"] {
         for _ in 0..3 {
             site.get("/orders/7", Some(token));
         }
     }
     site.get("/orders/7?access_token=in-a-query", None);
+    told(2);
     site.get("/orders/7", Some("asked"));
+    told(3);
     site.send(&Req::get("/nobody").host("a.nobody.test"));
     site.get("/nowhere-to-go", None);
+    told(4);
     site
 }
 
@@ -110,16 +116,17 @@ fn the_json_tells_what_happened() {
     wrong.eq("signing keys", status["signing_keys"].as_array().unwrap().len(), 1);
 
     let denials: Vec<_> = status["denials"].as_array().unwrap().iter().collect();
-    let mut told: Vec<String> =
-        denials.iter().map(|d| format!("{} {} {}", d["route"], d["reason"], d["status"]).replace('"', "")).collect();
+    let told: Vec<String> = denials
+        .iter()
+        .rev()
+        .map(|d| format!("{} {} {}", d["route"], d["reason"], d["status"]).replace('"', ""))
+        .collect();
     let expected = [
         "(authorization_server) invalid_grant 400",
-        "(none) no_route 404",
-        "orders malformed 401",
         "orders no_credentials 401",
+        "orders malformed 401",
+        "(none) no_route 404",
     ];
-    // Each is told of when its answer is sent, by its own worker: the next may be told of before.
-    told.sort_unstable();
     wrong.eq("denials", told, expected);
     let page = ask(&site, Req::get("/status"));
     for secret in ["in-a-query", "mallory", "wrong-password", "asked-1", "nowhere-to-go", server::SECRET] {
