@@ -8,7 +8,7 @@ pub use crate::gateway::fuzzing::{request, template};
 pub use crate::jose::fuzzing::{json, jws, key_set};
 pub use crate::net::fuzzing::{forwarded, proxy_protocol};
 pub use crate::routing::fuzzing::{host, path};
-pub use crate::server::fuzzing::framing;
+pub use crate::server::fuzzing::{frames, framing};
 pub use crate::token::fuzzing::{bearer, claims};
 pub use crate::upstream::fuzzing::answer;
 
@@ -21,7 +21,7 @@ mod tests {
     type Target = fn(&[u8]);
 
     /// Every target, named as in `fuzz/Cargo.toml` and `fuzz/corpus`.
-    const TARGETS: [(&str, Target); 17] = [
+    const TARGETS: [(&str, Target); 18] = [
         ("answer", answer),
         ("basic", basic),
         ("bearer", bearer),
@@ -29,6 +29,7 @@ mod tests {
         ("config", config),
         ("form", form),
         ("forwarded", forwarded),
+        ("frames", frames),
         ("framing", framing),
         ("host", host),
         ("json", json),

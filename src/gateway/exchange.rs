@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -27,25 +26,6 @@ use crate::telemetry::denials::Denial;
 use crate::telemetry::metrics::{Decision, method_label};
 use crate::token::VerifiedToken;
 use crate::upstream::{self, SendError};
-
-/// How often an answer's body was asked for a piece, for whoever runs the stream it goes out on.
-#[derive(Debug, Default)]
-pub struct AnswerProgress(AtomicU64);
-
-tokio::task_local! {
-    static PROGRESS: Arc<AnswerProgress>;
-}
-
-impl AnswerProgress {
-    pub fn count(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Notes here what happens to answers within `stream`.
-    pub fn noted_in<F: Future>(self: Arc<Self>, stream: F) -> impl Future<Output = F::Output> {
-        PROGRESS.scope(self, stream)
-    }
-}
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -140,8 +120,6 @@ impl Body for ResponseBody {
     type Error = BrokenAnswer;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
-        // Outside of a stream nobody wants to know.
-        let _ = PROGRESS.try_with(|progress| progress.0.fetch_add(1, Ordering::Relaxed));
         let polled = match &mut self.source {
             Source::Local(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
             Source::Upstream(_) => self.poll_upstream(cx),

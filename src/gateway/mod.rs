@@ -26,7 +26,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
-pub use exchange::{AnswerProgress, BrokenAnswer, ResponseBody};
+pub use exchange::{BrokenAnswer, ResponseBody};
 pub use head::{Activity, Connection};
 pub use reject::{Realm, Reject, problem};
 pub use route::{Route, Routes, Target};

@@ -18,6 +18,7 @@ use crate::net::forwarded::{self, Origin};
 use crate::net::headers::{
     Fields, connection_lines, has_token, is_hop_by_hop, is_token_of, named_by_connection, remove_hop_by_hop,
 };
+use crate::net::switch::Protocol;
 use crate::net::trace_context::{TRACEPARENT, TraceParent};
 use crate::policy::Permit;
 use crate::routing::path::CanonicalPath;
@@ -103,8 +104,8 @@ impl UpgradeWanted {
     /// One protocol, and none that carries requests of its own (HTTP/2, another HTTP, TLS): those would pass unjudged.
     /// What is not switched to is forwarded as an ordinary request.
     pub(super) fn of(parts: &Parts) -> Option<Self> {
-        if let Some(protocol) = parts.extensions.get::<hyper::ext::Protocol>() {
-            let by_connect = protocol.as_str().eq_ignore_ascii_case("websocket");
+        if let Some(protocol) = parts.extensions.get::<Protocol>() {
+            let by_connect = protocol.0.eq_ignore_ascii_case(b"websocket");
             return by_connect.then_some(Self { protocol: HeaderValue::from_static("websocket"), by_connect });
         }
         // Few have the field, which one look at each name tells for less than a search.

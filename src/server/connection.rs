@@ -1,16 +1,9 @@
 //! One connection: TLS, the HTTP version, and the requests on it, each given to the gateway.
 
-use std::convert::Infallible;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use http::Request;
-use http_body_util::BodyExt;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -20,13 +13,11 @@ use tokio_rustls::TlsAcceptor;
 
 use super::acceptor::CurrentWorker;
 use super::announced::{Peer, Refused};
-use super::deadline::{Bounded, Timed, Waits};
+use super::deadline::{Bounded, Served, Waits};
 use super::guard::Guard;
-use super::http1;
-use super::stream::Streams;
 use super::{Limits, Phase};
-use crate::gateway::{Activity, Answered, Connection, X_REQUEST_ID, peer_text};
-use crate::net::body::{BodyError, Incoming};
+use super::{http1, http2};
+use crate::gateway::{Activity, Connection, peer_text};
 use crate::net::http1::Most;
 use crate::telemetry::metrics::Metrics;
 
@@ -36,14 +27,6 @@ const PREFACE_START: &[u8] = b"PRI";
 const LINGER: Duration = Duration::from_secs(1);
 /// First pause between two looks at a connection that sent one or two bytes; it doubles.
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
-/// Requests that one HTTP/2 connection may have under way.
-const MAX_STREAMS: u32 = 250;
-/// What an HTTP/2 peer may send ahead, for a stream and for the connection.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// What waits to be sent on one HTTP/2 stream.
-const SEND_BUFFER: usize = 256 * 1024;
-
 /// A listener, as its connections need to know it.
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -115,6 +98,10 @@ impl Listener {
         }
     }
 
+    fn served<'a>(&'a self, activity: &'a Activity, phase: watch::Receiver<Phase>) -> Served<'a> {
+        Served { most: self.most, waits: &self.waits, activity, phase, linger: self.linger }
+    }
+
     fn handshake_ended(&self, result: &str) {
         self.handshakes.with_label_values(&[&*self.name, result]).inc();
     }
@@ -145,14 +132,14 @@ pub(super) async fn serve(
         activity: Activity::default(),
         guard: Box::new(guard),
     });
-    let served = Served { worker, listener: Arc::clone(&listener), connection, phase };
+    let accepted = Accepted { worker, listener: Arc::clone(&listener), connection, phase };
     match &listener.tls {
         None => {
             let Ok(http2) = tokio::time::timeout(listener.waits.header, starts_like_http2(&stream)).await else {
                 listener.waits.reached.with_label_values(&["header_timeout"]).inc();
                 return;
             };
-            served.speak(stream, http2).await;
+            accepted.speak(stream, http2).await;
         }
         Some(config) => {
             let handshake = TlsAcceptor::from(Arc::clone(config)).accept(stream);
@@ -161,7 +148,7 @@ pub(super) async fn serve(
                     listener.handshake_ended("success");
                     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                     // What is moved about from here on is a pointer, not the keys and buffers of a session.
-                    served.speak(Box::new(stream), http2).await;
+                    accepted.speak(Box::new(stream), http2).await;
                 }
                 Ok(Err(error)) => {
                     listener.handshake_ended("failure");
@@ -192,14 +179,14 @@ async fn starts_like_http2(stream: &TcpStream) -> bool {
     }
 }
 
-struct Served {
+struct Accepted {
     worker: CurrentWorker,
     listener: Arc<Listener>,
     connection: Arc<Connection>,
     phase: watch::Receiver<Phase>,
 }
 
-impl Served {
+impl Accepted {
     async fn speak<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: I, http2: bool) {
         let io = Bounded::new(stream, &self.listener.waits);
         if http2 { self.speak_http2(io).await } else { self.speak_http1(io).await }
@@ -207,13 +194,7 @@ impl Served {
 
     async fn speak_http1<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, io: Bounded<I>) {
         let Self { worker, listener, connection, phase } = self;
-        let served = http1::Served {
-            most: listener.most,
-            waits: &listener.waits,
-            activity: &connection.activity,
-            phase,
-            linger: listener.linger,
-        };
+        let served = listener.served(&connection.activity, phase);
         let answer = |parts, body| worker.load_full().answer(Arc::clone(&connection), parts, body);
         let peer = connection.peer;
         match http1::serve(io, served, answer).await {
@@ -231,68 +212,12 @@ impl Served {
     }
 
     async fn speak_http2<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, io: Bounded<I>) {
-        let Self { worker, listener, connection, mut phase } = self;
+        let Self { worker, listener, connection, phase } = self;
+        let served = listener.served(&connection.activity, phase);
+        let answer = |parts, body| worker.load_full().answer(Arc::clone(&connection), parts, body);
         let peer = connection.peer;
-        let io = Timed::new(io, Arc::clone(&connection), listener.waits.clone());
-        let expired = io.expired();
-        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-            let (worker, connection) = (worker.load_full(), Arc::clone(&connection));
-            let (parts, body) = request.into_parts();
-            let body = Incoming::new(body.map_err(|_| BodyError::Aborted));
-            // In a box at once, since the library moves it about.
-            let answer = Box::pin(worker.answer(connection, parts, body));
-            async move {
-                let Answered { request_id, mut response } = answer.await;
-                response.headers_mut().insert(X_REQUEST_ID, request_id);
-                Ok::<_, Infallible>(response)
-            }
-        });
-        let connection = http2(&listener).serve_connection(TokioIo::new(io), service);
-        let draining = async { drop(phase.wait_for(|phase| *phase != Phase::Serving).await) };
-        let ended = until_drained(pin!(connection), draining, || expired.is_set(), |c| c.graceful_shutdown()).await;
-        if let Err(error) = ended {
+        if let Err(error) = http2::serve(io, served, answer).await {
             tracing::debug!(event = "connection.failed", listener = &*listener.name, %peer, %error);
         }
     }
-}
-
-fn http2(listener: &Listener) -> hyper::server::conn::http2::Builder<Streams> {
-    let streams = Streams { idle: listener.waits.write, reached: listener.waits.reached.clone() };
-    let mut builder = hyper::server::conn::http2::Builder::new(streams);
-    builder
-        .timer(TokioTimer::new())
-        .max_header_list_size(u32::try_from(listener.most.bytes).unwrap_or(u32::MAX))
-        .max_concurrent_streams(MAX_STREAMS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(SEND_BUFFER)
-        .enable_connect_protocol();
-    builder
-}
-
-/// Runs a connection; asks it once to come to an end when `draining` is over or `expired` says so.
-async fn until_drained<C, E>(
-    mut connection: std::pin::Pin<&mut C>,
-    draining: impl Future<Output = ()>,
-    expired: impl Fn() -> bool,
-    shut_down: impl Fn(std::pin::Pin<&mut C>),
-) -> Result<(), E>
-where
-    C: Future<Output = Result<(), E>>,
-{
-    let mut draining = pin!(draining);
-    let mut asked = false;
-    std::future::poll_fn(|cx| {
-        loop {
-            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                return Poll::Ready(result);
-            }
-            if asked || !(expired() || draining.as_mut().poll(cx).is_ready()) {
-                return Poll::Pending;
-            }
-            asked = true;
-            shut_down(connection.as_mut());
-        }
-    })
-    .await
 }

@@ -1,11 +1,11 @@
 //! What holds of HTTP/1 as it is read here, whatever comes: checked by the fuzz targets, on their corpus, and on requests
-//! that are made for it.
+//! that are made for it. `http2/fuzzing` has what holds of HTTP/2.
 
 use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake};
 use std::time::Duration;
 
@@ -18,11 +18,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 use super::Phase;
-use super::deadline::Waits;
+use super::deadline::{Served, Waits};
 use super::http1::{self, Ended, Unfit};
 use crate::gateway::{Activity, Answered};
-use crate::net::body::RequestBody;
+use crate::net::body::{Incoming, RequestBody};
 use crate::net::http1::Most;
+
+pub use super::http2::fuzzing::frames;
 
 /// What comes on a connection.
 pub fn framing(data: &[u8]) {
@@ -76,15 +78,21 @@ pub(super) fn is_read_alike(data: &[u8]) {
 pub(super) type Reading = (String, Vec<u8>);
 
 /// A peer that says so much, in pieces, and then waits; it closes when it is left.
-struct Peer {
+pub(super) struct Peer {
     says: Bytes,
     piece: usize,
     left: bool,
+    hears: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Peer {
-    fn new(says: &[u8], piece: usize) -> Self {
-        Self { says: Bytes::copy_from_slice(says), piece, left: false }
+    pub(super) fn new(says: &[u8], piece: usize) -> Self {
+        Self { says: Bytes::copy_from_slice(says), piece, left: false, hears: Arc::default() }
+    }
+
+    /// What it was told so far.
+    pub(super) fn hears(&self) -> Arc<Mutex<Vec<u8>>> {
+        Arc::clone(&self.hears)
     }
 }
 
@@ -101,6 +109,7 @@ impl AsyncRead for Peer {
 
 impl AsyncWrite for Peer {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        lock(&self.hears).extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 
@@ -124,7 +133,7 @@ impl Wake for Woken {
 }
 
 /// Runs a connection until it waits for its peer; what it comes to before that.
-fn run<T>(connection: impl Future<Output = T>) -> Option<T> {
+pub(super) fn run<T>(connection: impl Future<Output = T>) -> Option<T> {
     let mut connection = pin!(connection);
     let woken = Arc::new(Woken::default());
     let waker = Arc::clone(&woken).into();
@@ -138,38 +147,46 @@ fn run<T>(connection: impl Future<Output = T>) -> Option<T> {
     }
 }
 
-/// The complete requests as they are read here, and what is wrong with what follows them.
-pub(super) fn read_here(stream: &[u8], piece: usize) -> (Vec<Reading>, Option<Unfit>) {
-    let found = Mutex::new(Vec::new());
+pub(super) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Time that never passes.
+const WAIT: Duration = Duration::from_secs(3600);
+
+/// What a connection is served by.
+pub(super) fn within<T>(serve: impl FnOnce(Served<'_>) -> T) -> T {
     // Timers want a clock; nothing moves it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.expect("a runtime");
     let _entered = runtime.enter();
-    let wait = Duration::from_secs(3600);
     let reached = IntCounterVec::new(Opts::new("limits", "-"), &["limit"]).expect("a counter");
-    let waits = Waits { header: wait, idle: wait, write: wait, reached };
+    let waits = Waits { header: WAIT, idle: WAIT, write: WAIT, reached };
     let (_phase, phase) = watch::channel(Phase::Serving);
     let most = Most { bytes: 16 * 1024, fields: 100 };
-    let served = http1::Served { most, waits: &waits, activity: &Activity::default(), phase, linger: wait };
-    let answer = |parts: http::request::Parts, body| {
-        let found = &found;
-        async move {
-            let target = parts.uri.to_string();
-            let (body, _) = RequestBody::new(body, u64::MAX, wait).expect("no limit");
-            if let Ok(body) = body.collect().await {
-                let reading = (target, body.to_bytes().to_vec());
-                found.lock().unwrap_or_else(PoisonError::into_inner).push(reading);
-            }
-            let response = http::Response::new(Empty::<Bytes>::new());
-            Answered { request_id: http::HeaderValue::from_static("-"), response }
-        }
-    };
-    let ended = run(http1::serve(Peer::new(stream, piece), served, answer));
+    serve(Served { most, waits: &waits, activity: &Activity::default(), phase, linger: WAIT })
+}
+
+/// Answers a request when its body has come, and notes both.
+pub(super) async fn note(found: &Mutex<Vec<Reading>>, request: String, body: Incoming) -> Answered<Empty<Bytes>> {
+    let (body, _) = RequestBody::new(body, u64::MAX, WAIT).expect("no limit");
+    if let Ok(body) = body.collect().await {
+        lock(found).push((request, body.to_bytes().to_vec()));
+    }
+    let response = http::Response::new(Empty::<Bytes>::new());
+    Answered { request_id: http::HeaderValue::from_static("-"), response }
+}
+
+/// The complete requests as they are read here, and what is wrong with what follows them.
+pub(super) fn read_here(stream: &[u8], piece: usize) -> (Vec<Reading>, Option<Unfit>) {
+    let found = Mutex::new(Vec::new());
+    let answer = |parts: http::request::Parts, body| note(&found, parts.uri.to_string(), body);
+    let ended = within(|served| run(http1::serve(Peer::new(stream, piece), served, answer)));
     let unfit = match ended {
         Some(Err(Ended::Unfit(unfit))) => Some(unfit),
         _ => None,
     };
-    let found = found.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let found = lock(&found).clone();
     (found, unfit)
 }
 
@@ -183,13 +200,13 @@ fn read_by_library(stream: &[u8]) -> (Vec<Reading>, bool) {
             let target = request.uri().to_string();
             if let Ok(body) = request.into_body().collect().await {
                 let reading = (target, body.to_bytes().to_vec());
-                seen.lock().unwrap_or_else(PoisonError::into_inner).push(reading);
+                lock(&seen).push(reading);
             }
             Ok::<_, Infallible>(http::Response::new(Empty::<Bytes>::new()))
         }
     });
     let io = TokioIo::new(Peer::new(stream, usize::MAX));
     let waits = run(hyper::server::conn::http1::Builder::new().serve_connection(io, service)).is_none();
-    let found = found.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let found = lock(&found).clone();
     (found, waits)
 }

@@ -2,6 +2,7 @@
 
 mod acceptor;
 mod announced;
+mod answer;
 mod bound;
 mod certificates;
 mod connection;
@@ -10,8 +11,8 @@ mod deadline;
 pub(crate) mod fuzzing;
 mod guard;
 mod http1;
+mod http2;
 mod inherited;
-mod stream;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -17,6 +17,7 @@ use crate::support::{RecordingUpstream, Req, Site, Wrong};
 const PROTOCOL_ERROR: u32 = 1;
 const FLOW_CONTROL_ERROR: u32 = 3;
 const FRAME_SIZE_ERROR: u32 = 6;
+const COMPRESSION_ERROR: u32 = 9;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// Frames of one flood. It may be stopped earlier.
@@ -272,12 +273,12 @@ fn class_33_header_bombs() {
         ("a big entry too often", [entry(&[b'a'; 4000]), references(10)].concat(), &[Outcome::Status(431)]),
         ("a bomb", [entry(&[b'a'; 4000]), references(12_000)].concat(), &[Outcome::GoAway(ENHANCE_YOUR_CALM)]),
         ("a bomb of crumbs", [entry(b"b"), references(16_000)].concat(), &[Outcome::GoAway(ENHANCE_YOUR_CALM)]),
-        ("a table beyond the limit", vec![0x3f, 0xe1, 0xff, 0xff, 0x07], &[Outcome::GoAway(PROTOCOL_ERROR)]),
-        ("a reference to nothing", vec![0x80 | 100], &[Outcome::GoAway(PROTOCOL_ERROR)]),
-        ("index 0", vec![0x80], &[Outcome::GoAway(PROTOCOL_ERROR)]),
-        ("an endless integer", [&[0u8, 0x7f][..], &[0xff; 20]].concat(), &[Outcome::GoAway(PROTOCOL_ERROR)]),
-        ("a text that is not there", vec![0, 0x7f, 0x80, 0x10, b'a'], &[Outcome::GoAway(PROTOCOL_ERROR)]),
-        ("bad Huffman code", vec![0, 0x84, 0xff, 0xff, 0xff, 0xff, 1, b'a'], &[Outcome::GoAway(PROTOCOL_ERROR)]),
+        ("a table beyond the limit", vec![0x3f, 0xe1, 0xff, 0xff, 0x07], &[Outcome::GoAway(COMPRESSION_ERROR)]),
+        ("a reference to nothing", vec![0x80 | 100], &[Outcome::GoAway(COMPRESSION_ERROR)]),
+        ("index 0", vec![0x80], &[Outcome::GoAway(COMPRESSION_ERROR)]),
+        ("an endless integer", [&[0u8, 0x7f][..], &[0xff; 20]].concat(), &[Outcome::GoAway(COMPRESSION_ERROR)]),
+        ("a text that is not there", vec![0, 0x7f, 0x80, 0x10, b'a'], &[Outcome::GoAway(COMPRESSION_ERROR)]),
+        ("bad Huffman code", vec![0, 0x84, 0xff, 0xff, 0xff, 0xff, 1, b'a'], &[Outcome::GoAway(COMPRESSION_ERROR)]),
     ] {
         let (outcome, effect) = during(&site, || {
             let mut frames = Frames::open(address);

@@ -31,6 +31,7 @@ mod fronts;
 mod guessing;
 mod harness;
 mod http2;
+mod http2_streams;
 mod introspection;
 mod issuers;
 mod jwks;

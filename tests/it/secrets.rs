@@ -3,7 +3,7 @@
 
 use http::Request;
 
-use crate::support::h2::{H2Client, empty};
+use crate::support::h2::{H2Client, H2Upstream, empty};
 use crate::support::http::send;
 use crate::support::server::{self, HOST, SECRET, basic, encode, log_in, refresh, request_of, token_request, tokens};
 use crate::support::tls::Authority;
@@ -13,6 +13,7 @@ use crate::support::{Req, secrets};
 fn g17_not_even_the_finest_log_tells_a_secret() {
     let authority = Authority::new();
     let identity = authority.identity(&["api.test"]);
+    let new = H2Upstream::start();
     let site = server::builder()
         .embedded()
         .listener("[listeners.secure]\naddress = \"127.0.0.1:0\"")
@@ -26,8 +27,16 @@ upstream = "app"
 allow = [{ authenticated = true }]
 [routes.forward]
 authorization = { basic = { username = "gateway", password = { file = "upstream-password" } } }
+
+[[routes]]
+path = "/new/**"
+upstream = "new"
+allow = [{ authenticated = true }]
+[routes.forward]
+authorization = { basic = { username = "gateway", password = { file = "upstream-password" } } }
 "#,
         )
+        .more(&format!("[upstreams.new]\nservers = [\"{}\"]\nhttp2 = true", new.url()))
         .file("upstream-password", "a-password-for-the-upstream\n")
         .file("tls.crt", &identity.cert)
         .file("tls.key", &identity.key)
@@ -36,9 +45,12 @@ authorization = { basic = { username = "gateway", password = { file = "upstream-
     assert_eq!(refresh(&site, "billing", &refresh_token).status, 200);
     // Credentials that are wrong, and in the wrong place.
     log_in(&site, "billing", &[("client_secret", SECRET)]);
-    for (path, token) in
-        [("/orders/1", access.as_str()), ("/legacy/1", &access), ("/orders/1", "a.bad.token-of-some-length")]
-    {
+    for (path, token) in [
+        ("/orders/1", access.as_str()),
+        ("/legacy/1", &access),
+        ("/new/1", &access),
+        ("/orders/1", "a.bad.token-of-some-length"),
+    ] {
         let mut request = Req::get(&format!("{path}?access_token={access}&code=tgc_a-code-in-a-query")).bearer(token);
         request = request.header("Cookie", "tollgate-session=a-session-of-some-length; other=1");
         site.send(&request);
@@ -55,6 +67,8 @@ authorization = { basic = { username = "gateway", password = { file = "upstream-
         &Req::get(&format!("/oauth2/authorize?{}&state=x", request_of("native"))).host(HOST),
     );
     assert!(site.upstream.last().has("authorization"));
+    assert!(new.requests().iter().all(|request| request.headers.contains_key("authorization")));
+    assert_eq!(new.requests().len(), 3);
 
     let log = site.gateway.output();
     for said in ["\"level\":\"TRACE\"", "\"target\":\"h2", "\"target\":\"rustls"] {

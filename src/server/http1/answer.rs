@@ -1,8 +1,5 @@
 //! The head of an answer as it is sent (RFC 9112 sections 2 to 6), and how its body goes out.
 
-use std::cell::Cell;
-use std::time::{Duration, UNIX_EPOCH};
-
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::response::Parts;
 use http::{Method, StatusCode, Version};
@@ -10,10 +7,10 @@ use http_body::Body;
 use hyper::ext::ReasonPhrase;
 
 use super::head::Facts;
-use crate::clock::{Clock, UnixSeconds};
 use crate::gateway::X_REQUEST_ID;
 use crate::net::headers::has_token;
 use crate::net::http1::number;
+use crate::server::answer::{date, may_have_body};
 
 /// How the caller finds the end of an answer's body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +75,7 @@ pub(super) fn write_head(
         _ => {}
     }
     if !dated {
-        write_date(out);
+        write_field(out, b"date", &date());
     }
     out.extend_from_slice(b"\r\n");
     Promised { coding, persists }
@@ -91,12 +88,8 @@ pub(super) fn write_refusal(out: &mut Vec<u8>, status: StatusCode) {
     write_status(out, &head, Version::HTTP_11);
     write_field(out, b"connection", b"close");
     write_field(out, b"content-length", b"0");
-    write_date(out);
+    write_field(out, b"date", &date());
     out.extend_from_slice(b"\r\n");
-}
-
-fn may_have_body(status: StatusCode) -> bool {
-    !status.is_informational() && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 fn coding(head: &Parts, body: &impl Body, request: &Facts) -> Coding {
@@ -164,25 +157,6 @@ fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     for part in [name, b": ", value, b"\r\n"] {
         out.extend_from_slice(part);
     }
-}
-
-/// As RFC 9110 section 5.6.7 spells it.
-const DATE_BYTES: usize = 29;
-
-/// Written once each second on each thread.
-fn write_date(out: &mut Vec<u8>) {
-    thread_local! {
-        static WRITTEN: Cell<(UnixSeconds, [u8; DATE_BYTES])> = const { Cell::new((0, [0; DATE_BYTES])) };
-    }
-    let now = Clock::system().now();
-    let (mut second, mut date) = WRITTEN.get();
-    if second != now {
-        let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(now));
-        let Ok(text) = text.as_bytes().try_into() else { return };
-        (second, date) = (now, text);
-        WRITTEN.set((second, date));
-    }
-    write_field(out, b"date", &date);
 }
 
 #[cfg(test)]

@@ -15,15 +15,12 @@ use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Phase;
-use super::deadline::Waits;
-use crate::gateway::{Activity, Answered};
+use super::deadline::{Draining, HEADER, IDLE, REST, Served};
+use crate::gateway::Answered;
 use crate::net::alarm::Alarm;
 use crate::net::body::Incoming;
-use crate::net::http1::Most;
 use crate::net::switch::Switch;
 
 use answer::{Coding, Promised};
@@ -31,8 +28,6 @@ use head::Head;
 pub(super) use head::Unfit;
 use wire::{RequestBody, Shared, Switched, Wire, lock};
 
-/// Unused for so long, a connection lets go of its buffers.
-const REST: Duration = Duration::from_secs(1);
 /// What is read of a caller that still sends, so that it sees the answer before the connection is gone (RFC 9112
 /// section 9.6): for how long, and how much.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 1 << 20);
@@ -51,16 +46,6 @@ pub(super) enum Ended {
     Broken,
     #[error(transparent)]
     Io(#[from] io::Error),
-}
-
-/// What a connection needs to know.
-pub(super) struct Served<'a> {
-    pub(super) most: Most,
-    pub(super) waits: &'a Waits,
-    pub(super) activity: &'a Activity,
-    pub(super) phase: watch::Receiver<Phase>,
-    /// For the last request of an idle connection when the server drains.
-    pub(super) linger: Duration,
 }
 
 /// Serves a connection to its end.
@@ -89,7 +74,7 @@ where
             Err(ended) => return Err(ended),
         };
         let handover = names_upgrade.then(|| {
-            let (handover, switch) = Switch::http1();
+            let (handover, switch) = Switch::new();
             parts.extensions.insert(switch);
             handover
         });
@@ -216,33 +201,6 @@ impl<'a> Waiting<'a> {
     }
 }
 
-const HEADER: &str = "header_timeout";
-const IDLE: &str = "idle_timeout";
-
-/// Tells that the server drains. Looked at before each request, which costs next to nothing until it does.
-struct Draining {
-    phase: watch::Receiver<Phase>,
-    changed: Pin<Box<dyn Future<Output = ()> + Send>>,
-    asked: bool,
-}
-
-impl Draining {
-    fn new(phase: watch::Receiver<Phase>) -> Self {
-        let mut waiting = phase.clone();
-        // Also when nobody is left to say so.
-        let changed = Box::pin(async move { drop(waiting.wait_for(|phase| *phase != Phase::Serving).await) });
-        Self { phase, changed, asked: false }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // The connection's task is woken when it changes; its waker stays the same.
-        if std::mem::replace(&mut self.asked, true) && !self.phase.has_changed().unwrap_or(true) {
-            return Poll::Pending;
-        }
-        self.changed.as_mut().poll(cx)
-    }
-}
-
 /// The body of an answer on its way out. It is let go when its last byte is gone.
 struct Sending<B> {
     body: B,
@@ -354,8 +312,14 @@ mod tests {
     use prometheus::{IntCounterVec, Opts};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::gateway::Activity;
     use crate::net::body::{BodyError, RequestBody};
+    use crate::net::http1::Most;
+    use crate::server::Phase;
+    use crate::server::deadline::Waits;
 
     const HOUR: Duration = Duration::from_secs(3600);
 

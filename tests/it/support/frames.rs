@@ -69,6 +69,7 @@ pub fn get(target: &str) -> Vec<Field<'_>> {
 #[derive(Debug)]
 pub struct Frame {
     pub kind: u8,
+    pub flags: u8,
     pub stream: u32,
     pub payload: Vec<u8>,
 }
@@ -118,7 +119,7 @@ impl Frames {
         let head = self.wire.exact(9)?;
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        Ok(Frame { kind: head[3], stream, payload: self.wire.exact(length)? })
+        Ok(Frame { kind: head[3], flags: head[4], stream, payload: self.wire.exact(length)? })
     }
 
     /// Reads until the stream is answered or ended, or the connection is.
