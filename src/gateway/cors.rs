@@ -3,12 +3,12 @@
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::request::Parts;
 use http::{Method, Response, StatusCode};
 
 use super::plan::{Cors, Origins};
 use super::reject::Reject;
 use super::route::Route;
+use crate::net::request::RequestHead;
 use crate::policy::Need;
 
 const ANY: HeaderValue = HeaderValue::from_static("*");
@@ -24,14 +24,14 @@ pub(super) struct Preflight {
 
 impl Preflight {
     /// A request that is one, with a single origin and a single method. Any other OPTIONS is an ordinary request.
-    pub(super) fn of(parts: &Parts) -> Option<Self> {
-        if parts.method != Method::OPTIONS {
+    pub(super) fn of(request: &RequestHead) -> Option<Self> {
+        if request.method != Method::OPTIONS {
             return None;
         }
-        single(&parts.headers, header::ORIGIN)?;
-        let method = single(&parts.headers, header::ACCESS_CONTROL_REQUEST_METHOD)?;
+        single(&request.headers, header::ORIGIN)?;
+        let method = single(&request.headers, header::ACCESS_CONTROL_REQUEST_METHOD)?;
         let method = Method::from_bytes(method.as_bytes()).ok()?;
-        Some(Self { method, headers: names(&parts.headers) })
+        Some(Self { method, headers: names(&request.headers) })
     }
 }
 

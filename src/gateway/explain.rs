@@ -5,9 +5,8 @@ use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::Method;
 use http::header::{HeaderMap, HeaderValue};
-use http::request::Parts;
-use http::{Method, Request};
 use serde_json::{Map, Value, json};
 
 use super::cors::Preflight;
@@ -20,6 +19,7 @@ use crate::clock::UnixSeconds;
 use crate::jose::{KeySet, UnverifiedJws};
 use crate::net::TrustedProxies;
 use crate::net::forwarded::Origin;
+use crate::net::request::RequestHead;
 use crate::policy::{self, Access, Check, Condition, Entry, Need};
 use crate::telemetry::metrics::Metrics;
 use crate::token::{self, Bearer, BearerError, IssuerSettings, JwtSettings, KeySource, Kin, Refusal, VerifiedToken};
@@ -122,10 +122,10 @@ impl Rules {
 
     /// The same way as a request's, with a word on each step.
     fn follow(&self, question: &Question, told: &mut Told) -> Result<(), Stop> {
-        let parts = question.parts()?;
-        let noted = Noted::of(&parts.headers);
-        let host = noted.host(&parts)?;
-        let path = head::path(&parts)?;
+        let request = question.request()?;
+        let noted = Noted::of(&request.headers);
+        let host = noted.host(&request)?;
+        let path = head::path(&request)?;
         told.line(format!("host: {}", if host.is_empty() { "(none)" } else { &host }));
         told.line(format!("path: {}", path.as_str()));
         let route = match self.routes.find(question.listener, &host, &path) {
@@ -144,19 +144,19 @@ impl Rules {
         let plan = &route.plan;
         told.route = Some(plan.name.to_string());
         told.line(format!("route: {} ({})", plan.name, plan.path_text));
-        self.judge_address(question, route, &parts, told)?;
+        self.judge_address(question, route, &request, told)?;
         let upstream = &self.upstreams[plan.upstream];
         told.line(format!("upstream: {}", upstream.name));
         let dialect: Dialect = upstream.dialect;
         route.accepts(&path, dialect)?;
 
         if let Some(cors) = &plan.cors {
-            let allowed = cors.allowed(&parts.headers);
+            let allowed = cors.allowed(&request.headers);
             told.line(match &allowed {
                 Some(origin) => format!("cors: {} may read the answer", String::from_utf8_lossy(origin.as_bytes())),
                 None => "cors: no script may read the answer, for want of an Origin that the route names".to_owned(),
             });
-            if let Some(preflight) = Preflight::of(&parts) {
+            if let Some(preflight) = Preflight::of(&request) {
                 let answer = cors.answer(&preflight, route, allowed.as_ref())?;
                 return Err(Stop::Preflight(Box::new(answer)));
             }
@@ -180,7 +180,13 @@ impl Rules {
         Ok(())
     }
 
-    fn judge_address(&self, question: &Question, route: &Route, parts: &Parts, told: &mut Told) -> Result<(), Reject> {
+    fn judge_address(
+        &self,
+        question: &Question,
+        route: &Route,
+        request: &RequestHead,
+        told: &mut Told,
+    ) -> Result<(), Reject> {
         let addresses = &route.plan.addresses;
         if addresses.are_all() {
             return Ok(());
@@ -189,7 +195,7 @@ impl Rules {
             told.line("address: not judged, because no peer is named");
             return Ok(());
         };
-        let client = Origin::of(peer.to_canonical(), false, &parts.headers, &self.trusted_proxies).client;
+        let client = Origin::of(peer.to_canonical(), false, &request.headers, &self.trusted_proxies).client;
         let admitted = addresses.admit(client);
         told.line(format!("address: {client} is {}let in", if admitted { "" } else { "not " }));
         if admitted { Ok(()) } else { Err(Reject::Address) }
@@ -416,17 +422,14 @@ pub fn describe(check: &Check<'_>) -> String {
 }
 
 impl Question {
-    fn parts(&self) -> Result<Parts, Reject> {
-        let mut request = Request::new(());
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.target.parse().map_err(|_| Reject::Path(crate::routing::path::PathError::Escape))?;
-        let mut parts = request.into_parts().0;
-        parts.headers = self.headers.clone();
-        if !parts.headers.contains_key(http::header::HOST) {
+    fn request(&self) -> Result<RequestHead, Reject> {
+        let uri = self.target.parse().map_err(|_| Reject::Path(crate::routing::path::PathError::Escape))?;
+        let mut headers = self.headers.clone();
+        if !headers.contains_key(http::header::HOST) {
             let host = HeaderValue::from_str(&self.host).map_err(|_| Reject::Host)?;
-            parts.headers.insert(http::header::HOST, host);
+            headers.insert(http::header::HOST, host);
         }
-        Ok(parts)
+        Ok(RequestHead { method: self.method.clone(), uri, headers: headers.into(), ..RequestHead::default() })
     }
 }
 

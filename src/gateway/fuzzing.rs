@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
+use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request};
 use serde_json::Value;
 
 use super::head::{self, Activity, Connection, Noted};
@@ -16,6 +16,7 @@ use crate::net::TrustedProxies;
 use crate::net::body::{BodyOutcome, RequestBody};
 use crate::net::forwarded::is_forwarding;
 use crate::net::headers::is_hop_by_hop;
+use crate::net::request::RequestHead;
 use crate::policy::{Access, Addresses, Caller, Condition, Entry, Requirements, authorize};
 use crate::routing::PathPattern;
 use crate::telemetry::metrics::Metrics;
@@ -82,33 +83,34 @@ pub fn request(data: &[u8]) {
     let (claims, head) = halves(data);
     let (line, fields) = halves(head);
     let mut words = line.split(|byte| *byte == b' ');
-    let mut request = Request::new(());
     let method = words.next().and_then(|word| Method::from_bytes(word).ok());
     let target = words.next().and_then(|word| http::Uri::from_maybe_shared(bytes::Bytes::copy_from_slice(word)).ok());
-    (*request.method_mut(), *request.uri_mut()) = (method.unwrap_or_default(), target.unwrap_or_default());
+    let mut headers = HeaderMap::new();
     for field in fields.split(|byte| *byte == b'\n').take(40) {
         let Some(colon) = field.iter().position(|byte| *byte == b':') else { continue };
         let (name, value) =
             (HeaderName::from_bytes(&field[..colon]), HeaderValue::from_bytes(field[colon + 1..].trim_ascii()));
         if let (Ok(name), Ok(value)) = (name, value) {
-            request.headers_mut().append(name, value);
+            headers.append(name, value);
         }
     }
-    let parts = request.into_parts().0;
+    let (method, uri, headers) = (method.unwrap_or_default(), target.unwrap_or_default(), Arc::new(headers));
+    let mut request = RequestHead { method, uri, headers: Arc::clone(&headers), ..RequestHead::default() };
+    let path = head::path(&request);
     let token = facts(claims).map(Arc::new);
-    let Some(sent) = forwarded(&parts, token.as_ref()) else { return };
+    let Some(sent) = forwarded(&mut request, token.as_ref()) else { return };
     assert_eq!(sent.host, None, "the server's own host is filled in");
-    judge(&parts.headers, &sent.fields.iter().cloned().collect(), token.as_deref());
-    let path = head::path(&parts).expect("it was forwarded");
+    judge(&headers, &sent.fields.iter().cloned().collect(), token.as_deref());
+    let path = path.expect("it was forwarded");
     let whole = if path.as_str() == "/api" { "/api/" } else { path.as_str() };
     assert_eq!((format!("/api{}", sent.target.path()).as_str(), sent.target.query()), (whole, path.target().query()));
 }
 
 /// The request as an upstream gets it, on the way that traffic takes.
-fn forwarded(parts: &http::request::Parts, token: Option<&Arc<VerifiedToken>>) -> Option<Head> {
-    let path = head::path(parts).ok()?;
-    let noted = Noted::of(&parts.headers);
-    let _host = noted.host(parts).ok()?;
+fn forwarded(request: &mut RequestHead, token: Option<&Arc<VerifiedToken>>) -> Option<Head> {
+    let path = head::path(request).ok()?;
+    let noted = Noted::of(&request.headers);
+    let _host = noted.host(request).ok()?;
     noted.authorization().ok()?;
     let condition = match token {
         Some(_) => Condition::Token(Requirements::default()),
@@ -116,7 +118,7 @@ fn forwarded(parts: &http::request::Parts, token: Option<&Arc<VerifiedToken>>) -
     };
     let route = route(Access { entries: vec![Entry { methods: Vec::new(), condition }] });
     let caller = token.map_or(Caller::Nobody, |token| Caller::Known(Arc::clone(token)));
-    let permit = authorize(&route.plan.access, &parts.method, caller).ok()?;
+    let permit = authorize(&route.plan.access, &request.method, caller).ok()?;
     let peer: std::net::IpAddr = [192, 0, 2, 1].into();
     let connection = Connection {
         listener: 0,
@@ -130,9 +132,9 @@ fn forwarded(parts: &http::request::Parts, token: Option<&Arc<VerifiedToken>>) -
         activity: Activity::default(),
         guard: Box::new(()),
     };
-    let origin = head::origin(&connection, &parts.headers, &TrustedProxies::default());
+    let origin = head::origin(&connection, &request.headers, &TrustedProxies::default());
     let managed = Managed::new([&route.plan.forward].into_iter());
-    let upgrade = UpgradeWanted::of(parts);
+    let upgrade = UpgradeWanted::of(request);
     let inbound = Inbound {
         trace: None,
         connection: &connection,
@@ -143,7 +145,7 @@ fn forwarded(parts: &http::request::Parts, token: Option<&Arc<VerifiedToken>>) -
         upgrade: upgrade.as_ref(),
     };
     let body = (RequestBody::empty(), BodyOutcome::default());
-    transform::request(&route, &permit, inbound, &mut parts.clone(), body).ok().map(|outgoing| outgoing.head)
+    transform::request(&route, &permit, inbound, request, body).ok().map(|outgoing| outgoing.head)
 }
 
 /// The headers that go out, beside those that came and the token they came with.

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::request::Parts;
 use tokio::time::Instant;
 
 use super::reject::Reject;
 use super::transform::X_REQUEST_ID;
 use crate::net::TrustedProxies;
 use crate::net::forwarded::{Origin, Written};
+use crate::net::request::RequestHead;
 use crate::routing::canonical_host;
 use crate::routing::path::CanonicalPath;
 
@@ -171,20 +171,20 @@ impl<'a> Noted<'a> {
     }
 
     /// The host that the request names, canonical; empty for HTTP/1.0 without one.
-    pub(super) fn host(&self, parts: &'a Parts) -> Result<Cow<'a, str>, Reject> {
+    pub(super) fn host(&self, request: &'a RequestHead) -> Result<Cow<'a, str>, Reject> {
         let header = match self.host.value()? {
             Some(value) => Some(std::str::from_utf8(value.as_bytes()).map_err(|_| Reject::Host)?),
             None => None,
         };
-        let target = parts.uri.authority().map(http::uri::Authority::as_str);
+        let target = request.uri.authority().map(http::uri::Authority::as_str);
         let host = match (header, target) {
             // A target and a Host that differ are two requests in one.
             (Some(header), Some(target)) if !header.eq_ignore_ascii_case(target) => return Err(Reject::Host),
             (Some(host), _) => host,
-            (None, Some(host)) if parts.version == http::Version::HTTP_2 => host,
+            (None, Some(host)) if request.version == http::Version::HTTP_2 => host,
             // RFC 9112 section 3.2: HTTP/1.1 wants the field whatever the target.
             (None, Some(_)) => return Err(Reject::Host),
-            (None, None) if parts.version == http::Version::HTTP_10 => return Ok(Cow::Borrowed("")),
+            (None, None) if request.version == http::Version::HTTP_10 => return Ok(Cow::Borrowed("")),
             (None, None) => return Err(Reject::Host),
         };
         canonical_host(host).ok_or(Reject::Host)
@@ -200,8 +200,8 @@ fn is_plain_number(value: &HeaderValue) -> bool {
 }
 
 /// The path, in its one spelling.
-pub(super) fn path(parts: &Parts) -> Result<CanonicalPath, Reject> {
-    let target = parts.uri.path_and_query().ok_or(Reject::Path(crate::routing::path::PathError::NotAbsolute))?;
+pub(super) fn path(request: &RequestHead) -> Result<CanonicalPath, Reject> {
+    let target = request.uri.path_and_query().ok_or(Reject::Path(crate::routing::path::PathError::NotAbsolute))?;
     CanonicalPath::parse(target).map_err(Reject::Path)
 }
 

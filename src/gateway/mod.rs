@@ -22,7 +22,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
@@ -36,6 +35,7 @@ use crate::authorization_server::{self, AuthorizationServer, Endpoint};
 use crate::clock::Clock;
 use crate::net::body::{Incoming, RequestBody};
 use crate::net::forwarded::Origin;
+use crate::net::request::RequestHead;
 use crate::net::switch::Switch;
 use crate::net::trace_context::TraceParent;
 use crate::net::{BaseUrl, TrustedProxies};
@@ -114,27 +114,27 @@ impl Worker {
     pub fn answer(
         self: Arc<Self>,
         connection: Arc<Connection>,
-        mut parts: Parts,
+        mut request: RequestHead,
         body: Incoming,
     ) -> impl Future<Output = Answered<ResponseBody>> + Send {
         async move {
             connection.activity.begin();
             let last = connection.activity.is_closing();
             let gateway = &self.gateway;
-            let mut trace = TraceParent::of(&mut parts.headers);
+            let mut trace = TraceParent::of(&mut request.headers);
             let span = gateway.tracer.as_ref().and_then(|tracer| tracer.begin(&mut trace));
-            let origin = head::origin(&connection, &parts.headers, &gateway.trusted_proxies);
-            let request_id = gateway.request_ids.id(&parts.headers, origin.trusted);
+            let origin = head::origin(&connection, &request.headers, &gateway.trusted_proxies);
+            let request_id = gateway.request_ids.id(&request.headers, origin.trusted);
             let logged = gateway.access_log.is_some() || span.is_some();
             let mut exchange = Box::new(Exchange {
                 started: Instant::now(),
                 request_id: request_id.clone(),
                 client: origin.client,
                 https: origin.https,
-                version: parts.version,
-                method: parts.method.clone(),
-                host: if logged { logged_host(&parts) } else { None },
-                target: if logged { parts.uri.path_and_query().cloned() } else { None },
+                version: request.version,
+                method: request.method.clone(),
+                host: if logged { logged_host(&request) } else { None },
+                target: if logged { request.uri.path_and_query().cloned() } else { None },
                 trace,
                 span,
                 route: None,
@@ -150,7 +150,7 @@ impl Worker {
                 worker: Arc::clone(&self),
                 connection,
             });
-            let outcome = self.forward(&mut exchange, &origin, &mut parts, body).await;
+            let outcome = self.forward(&mut exchange, &origin, &mut request, body).await;
             let marked = exchange.route.as_ref().filter(|route| route.marks_answers()).cloned();
             let (standing, allowed_origin) = (exchange.standing, exchange.allowed_origin.take());
             let mut response = match outcome {
@@ -192,45 +192,45 @@ impl Worker {
         &self,
         exchange: &mut Exchange,
         origin: &Origin,
-        parts: &mut Parts,
+        request: &mut RequestHead,
         body: Incoming,
     ) -> Result<Answer, Reject> {
         let gateway = &*self.gateway;
-        let noted = Noted::of(&parts.headers);
-        gateway.check_fields(parts, &noted)?;
-        let host = noted.host(parts)?;
+        let noted = Noted::of(&request.headers);
+        gateway.check_fields(request, &noted)?;
+        let host = noted.host(request)?;
         if exchange.connection.redirects {
-            let answer = redirect(&gateway.public_url, parts)?;
+            let answer = redirect(&gateway.public_url, request)?;
             exchange.decision = Decision::Local;
             return Ok(Answer::Local(answer));
         }
-        let path = head::path(parts)?;
+        let path = head::path(request)?;
         let route = match gateway.target(gateway.listener(&exchange.connection)?, &host, &path, &noted)? {
             GoesTo::Route(route) => Arc::clone(route),
             GoesTo::AuthorizationServer(server, endpoint) => {
                 drop(host);
                 exchange.decision = Decision::Local;
-                return self.authorization_server(server, endpoint, exchange, origin, parts, body).await;
+                return self.authorization_server(server, endpoint, exchange, origin, request, body).await;
             }
         };
         drop(host);
         exchange.route = Some(Arc::clone(&route));
-        exchange.allowed_origin = route.plan.cors.as_ref().and_then(|cors| cors.allowed(&parts.headers));
+        exchange.allowed_origin = route.plan.cors.as_ref().and_then(|cors| cors.allowed(&request.headers));
         if !route.plan.addresses.admit(origin.client) {
             return Err(Reject::Address);
         }
         route.accepts(&path, self.pools.upstream(route.plan.upstream).dialect())?;
 
         if let Some(cors) = &route.plan.cors
-            && let Some(preflight) = Preflight::of(parts)
+            && let Some(preflight) = Preflight::of(request)
         {
             exchange.decision = Decision::Local;
             return cors.answer(&preflight, &route, exchange.allowed_origin.as_ref()).map(Answer::Local);
         }
 
-        let upgrade = UpgradeWanted::of(parts);
+        let upgrade = UpgradeWanted::of(request);
         let by_connect = upgrade.as_ref().is_some_and(|upgrade| upgrade.by_connect);
-        let method = if by_connect { &Method::GET } else { &parts.method };
+        let method = if by_connect { &Method::GET } else { &request.method };
         let caller = gateway.caller(&route, method, &noted).await?;
         if let Caller::Known(token) = &caller {
             exchange.token = Some(Arc::clone(token));
@@ -244,7 +244,7 @@ impl Worker {
             rate_limit::judge(standing)?;
         }
 
-        let switch = Switch::of(&mut parts.extensions);
+        let switch = request.switch.take();
         let body = match &upgrade {
             Some(upgrade) if upgrade.by_connect => (RequestBody::empty(), Default::default()),
             _ => RequestBody::new(body, route.plan.body_bytes, gateway.limits.body_timeout).map_err(Reject::Body)?,
@@ -259,7 +259,7 @@ impl Worker {
             managed: &gateway.managed,
             upgrade: upgrade.as_ref(),
         };
-        let mut outgoing = transform::request(&route, &permit, inbound, parts, body)?;
+        let mut outgoing = transform::request(&route, &permit, inbound, request, body)?;
         let mut response =
             self.pools.send(route.plan.upstream, &permit, &mut outgoing).await.map_err(Reject::Upstream)?;
 
@@ -287,7 +287,7 @@ impl Worker {
         endpoint: Endpoint,
         exchange: &Exchange,
         origin: &Origin,
-        parts: &mut Parts,
+        request: &mut RequestHead,
         body: Incoming,
     ) -> Result<Answer, Reject> {
         let gateway = &*self.gateway;
@@ -300,11 +300,11 @@ impl Worker {
             loopback: exchange.connection.peer.is_loopback() && gateway.public_url.is_loopback(),
             request_id: exchange.request_id.to_str().unwrap_or_default(),
         };
-        let mut request = Request::new(body);
-        *request.method_mut() = std::mem::take(&mut parts.method);
-        *request.uri_mut() = std::mem::take(&mut parts.uri);
-        *request.headers_mut() = std::mem::take(&mut parts.headers);
-        Ok(Answer::Local(server.handle(endpoint, request, &caller).await))
+        let mut asked = Request::new(body);
+        *asked.method_mut() = std::mem::take(&mut request.method);
+        *asked.uri_mut() = std::mem::take(&mut request.uri);
+        *asked.headers_mut() = Arc::unwrap_or_clone(std::mem::take(&mut request.headers));
+        Ok(Answer::Local(server.handle(endpoint, asked, &caller).await))
     }
 
     /// The answer that switches protocols; what follows it runs on by itself and is told of at its end.
@@ -345,8 +345,8 @@ enum GoesTo<'a> {
 
 impl Gateway {
     /// What holds of every request, whatever the route.
-    fn check_fields(&self, parts: &Parts, noted: &Noted<'_>) -> Result<(), Reject> {
-        if parts.headers.len() > self.limits.header_count {
+    fn check_fields(&self, request: &RequestHead, noted: &Noted<'_>) -> Result<(), Reject> {
+        if request.headers.len() > self.limits.header_count {
             self.metrics.limits_reached.with_label_values(&["header_count"]).inc();
             return Err(Reject::HeaderCount);
         }
@@ -487,11 +487,11 @@ fn nowhere(path: &CanonicalPath) -> Reject {
 
 /// The answer of a listener that forwards nothing: 308 to the same target under the public URL for what has no body. What
 /// was sent in clear is not asked for again.
-fn redirect(public_url: &BaseUrl, parts: &Parts) -> Result<Response<Bytes>, Reject> {
-    let target = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+fn redirect(public_url: &BaseUrl, request: &RequestHead) -> Result<Response<Bytes>, Reject> {
+    let target = request.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
     let location = HeaderValue::from_str(&format!("{}{target}", public_url.origin()));
     match location {
-        Ok(location) if matches!(parts.method, Method::GET | Method::HEAD) && target.starts_with('/') => {
+        Ok(location) if matches!(request.method, Method::GET | Method::HEAD) && target.starts_with('/') => {
             let mut response = Response::new(Bytes::new());
             *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
             response.headers_mut().insert(header::LOCATION, location);
@@ -533,9 +533,9 @@ fn switch_response(
     (Response::from_parts(parts, ()), body)
 }
 
-fn logged_host(parts: &Parts) -> Option<HeaderValue> {
-    let header = parts.headers.get(header::HOST).cloned();
-    header.or_else(|| HeaderValue::from_str(parts.uri.authority()?.as_str()).ok())
+fn logged_host(request: &RequestHead) -> Option<HeaderValue> {
+    let header = request.headers.get(header::HOST).cloned();
+    header.or_else(|| HeaderValue::from_str(request.uri.authority()?.as_str()).ok())
 }
 
 /// An address as the value of a header.

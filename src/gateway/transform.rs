@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::request::Parts;
 use http::{Method, Version};
 use serde_json::Value;
 
@@ -18,7 +17,7 @@ use crate::net::forwarded::{self, Origin};
 use crate::net::headers::{
     Fields, connection_lines, has_token, is_hop_by_hop, is_token_of, named_by_connection, remove_hop_by_hop,
 };
-use crate::net::switch::Protocol;
+use crate::net::request::RequestHead;
 use crate::net::trace_context::{TRACEPARENT, TraceParent};
 use crate::policy::Permit;
 use crate::routing::path::CanonicalPath;
@@ -103,19 +102,19 @@ pub(super) struct UpgradeWanted {
 impl UpgradeWanted {
     /// One protocol, and none that carries requests of its own (HTTP/2, another HTTP, TLS): those would pass unjudged.
     /// What is not switched to is forwarded as an ordinary request.
-    pub(super) fn of(parts: &Parts) -> Option<Self> {
-        if let Some(protocol) = parts.extensions.get::<Protocol>() {
+    pub(super) fn of(request: &RequestHead) -> Option<Self> {
+        if let Some(protocol) = &request.protocol {
             let by_connect = protocol.0.eq_ignore_ascii_case(b"websocket");
             return by_connect.then_some(Self { protocol: HeaderValue::from_static("websocket"), by_connect });
         }
         // Few have the field, which one look at each name tells for less than a search.
-        if parts.version != Version::HTTP_11
-            || !parts.headers.keys().any(|name| *name == header::UPGRADE)
-            || !has_token(connection_lines(&parts.headers), "upgrade")
+        if request.version != Version::HTTP_11
+            || !request.headers.keys().any(|name| *name == header::UPGRADE)
+            || !has_token(connection_lines(&request.headers), "upgrade")
         {
             return None;
         }
-        let mut named = parts.headers.get_all(header::UPGRADE).iter();
+        let mut named = request.headers.get_all(header::UPGRADE).iter();
         let (protocol, None) = (named.next()?.clone(), named.next()) else { return None };
         let text = protocol.to_str().ok()?.to_ascii_lowercase();
         let carries_requests = ["h2", "h3", "http", "tls"].iter().any(|name| text.starts_with(name));
@@ -136,19 +135,18 @@ pub(super) struct Inbound<'a> {
     pub(super) upgrade: Option<&'a UpgradeWanted>,
 }
 
-/// The request as the upstream gets it. Takes the fields out of `parts`.
+/// The request as the upstream gets it.
 pub(super) fn request(
     route: &Route,
     permit: &Permit,
     inbound: Inbound<'_>,
-    parts: &mut Parts,
+    request: &mut RequestHead,
     body: (RequestBody, BodyOutcome),
 ) -> Result<Outgoing, Reject> {
     let forward = &route.plan.forward;
-    let Kept { mut fields, host, cookies, trailers_wanted } =
-        Kept::of(std::mem::take(&mut parts.headers), route, &inbound);
+    let Kept { mut fields, host, cookies, trailers_wanted } = Kept::of(&request.headers, route, &inbound);
     // The caller's idea of the host: the target's authority in HTTP/2, else the Host header.
-    let host = host.or_else(|| HeaderValue::from_str(parts.uri.authority()?.as_str()).ok());
+    let host = host.or_else(|| HeaderValue::from_str(request.uri.authority()?.as_str()).ok());
     if cookies {
         remove_own_cookies(&mut fields);
     }
@@ -180,7 +178,7 @@ pub(super) fn request(
     if trailers_wanted {
         fields.push(header::TE, HeaderValue::from_static("trailers"));
     }
-    let mut method = std::mem::take(&mut parts.method);
+    let mut method = std::mem::take(&mut request.method);
     if let Some(upgrade) = inbound.upgrade {
         fields.push(header::CONNECTION, HeaderValue::from_static("upgrade"));
         fields.push(header::UPGRADE, upgrade.protocol.clone());
@@ -227,33 +225,25 @@ enum Fate {
 
 impl Kept {
     /// One look at each name decides.
-    fn of(headers: HeaderMap, route: &Route, inbound: &Inbound<'_>) -> Self {
-        let named = named_by_connection(&headers);
+    fn of(headers: &HeaderMap, route: &Route, inbound: &Inbound<'_>) -> Self {
+        let named = named_by_connection(headers);
         let fields = Fields::with_capacity(headers.len() + route.plan.forward.headers.len() + OWN_FIELDS);
         let mut kept = Self { fields, host: None, cookies: false, trailers_wanted: false };
-        let mut fate = Fate::Stays;
         for (name, value) in headers {
-            // Only the first line of a field has its name.
-            if let Some(name) = &name {
-                fate = Fate::of(name, &named, route, inbound);
-            }
-            match fate {
+            match Fate::of(name, &named, route, inbound) {
                 Fate::Stays => continue,
                 Fate::Host => {
-                    kept.host.get_or_insert(value);
+                    kept.host.get_or_insert_with(|| value.clone());
                     continue;
                 }
                 Fate::Te => {
-                    kept.trailers_wanted |= is_token_of(&value, "trailers");
+                    kept.trailers_wanted |= is_token_of(value, "trailers");
                     continue;
                 }
                 Fate::Cookie => kept.cookies = true,
                 Fate::Goes => {}
             }
-            match name {
-                Some(name) => kept.fields.push(name, value),
-                None => kept.fields.push_alike(value),
-            }
+            kept.fields.push(name.clone(), value.clone());
         }
         kept
     }

@@ -9,6 +9,7 @@ pub(crate) mod fuzzing;
 pub mod headers;
 pub mod http1;
 pub mod proxy_protocol;
+pub mod request;
 pub mod switch;
 pub mod trace_context;
 

@@ -2,6 +2,7 @@
 //! spans hang below the caller's own, unless `otlp` makes the gateway a span between them; what cannot be read is not.
 
 use std::num::NonZero;
+use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -26,7 +27,7 @@ pub struct TraceParent(HeaderValue);
 impl TraceParent {
     /// What a request says of its trace. Fields that cannot be read are removed: `tracestate` alone where only that is wrong,
     /// both where the other is (section 4.3).
-    pub fn of(headers: &mut HeaderMap) -> Option<Self> {
+    pub fn of(headers: &mut Arc<HeaderMap>) -> Option<Self> {
         // Most have neither, which one look at each name tells for less than two searches.
         if !headers.keys().any(|name| matches!(name.as_str(), "traceparent" | "tracestate")) {
             return None;
@@ -35,13 +36,13 @@ impl TraceParent {
         let parent = match (named.next(), named.next()) {
             (Some(value), None) if is_parent(value.as_bytes()) => Some(Self(value.clone())),
             (Some(_), _) => {
-                headers.remove(TRACEPARENT);
+                Arc::make_mut(headers).remove(TRACEPARENT);
                 None
             }
             (None, _) => None,
         };
         if headers.contains_key(TRACESTATE) && (parent.is_none() || !is_state(headers)) {
-            headers.remove(TRACESTATE);
+            Arc::make_mut(headers).remove(TRACESTATE);
         }
         parent
     }
@@ -157,6 +158,7 @@ mod tests {
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_str(value).expect("a value"));
         }
+        let mut headers = Arc::new(headers);
         let parent = TraceParent::of(&mut headers);
         let left = headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().expect("text"))).collect();
         (left, parent.map(|parent| parent.trace_id().to_owned()))
@@ -197,8 +199,8 @@ mod tests {
     #[test]
     fn a_span_of_our_own_is_written_as_it_is_read() {
         let read = |text: &str| {
-            let mut headers = HeaderMap::from_iter([(TRACEPARENT, HeaderValue::from_str(text).expect("a value"))]);
-            TraceParent::of(&mut headers).expect("a parent")
+            let headers = HeaderMap::from_iter([(TRACEPARENT, HeaderValue::from_str(text).expect("a value"))]);
+            TraceParent::of(&mut Arc::new(headers)).expect("a parent")
         };
         let (trace, span) = (NonZero::new(0x1a).expect("not zero"), NonZero::new(0xfedc_ba98).expect("not zero"));
         for (sampled, flags) in [(true, "01"), (false, "00")] {

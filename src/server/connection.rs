@@ -195,7 +195,7 @@ impl Accepted {
     async fn speak_http1<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, io: Bounded<I>) {
         let Self { worker, listener, connection, phase } = self;
         let served = listener.served(&connection.activity, phase);
-        let answer = |parts, body| worker.load_full().answer(Arc::clone(&connection), parts, body);
+        let answer = |request, body| worker.load_full().answer(Arc::clone(&connection), request, body);
         let peer = connection.peer;
         match http1::serve(io, served, answer).await {
             Ok(()) => {}
@@ -214,7 +214,7 @@ impl Accepted {
     async fn speak_http2<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, io: Bounded<I>) {
         let Self { worker, listener, connection, phase } = self;
         let served = listener.served(&connection.activity, phase);
-        let answer = |parts, body| worker.load_full().answer(Arc::clone(&connection), parts, body);
+        let answer = |request, body| worker.load_full().answer(Arc::clone(&connection), request, body);
         let peer = connection.peer;
         if let Err(error) = http2::serve(io, served, answer).await {
             tracing::debug!(event = "connection.failed", listener = &*listener.name, %peer, %error);

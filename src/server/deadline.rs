@@ -123,9 +123,11 @@ impl Draining {
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // The connection's task is woken when it changes; its waker stays the same.
-        if std::mem::replace(&mut self.asked, true) && !self.phase.has_changed().unwrap_or(true) {
+        if self.asked && !self.phase.has_changed().unwrap_or(true) {
             return Poll::Pending;
         }
+        // A task that has had its turn is not noted.
+        self.asked = tokio::task::coop::has_budget_remaining();
         self.changed.as_mut().poll(cx)
     }
 }

@@ -23,6 +23,7 @@ use super::http1::{self, Ended, Unfit};
 use crate::gateway::{Activity, Answered};
 use crate::net::body::{Incoming, RequestBody};
 use crate::net::http1::Most;
+use crate::net::request::RequestHead;
 
 pub use super::http2::fuzzing::frames;
 
@@ -180,7 +181,7 @@ pub(super) async fn note(found: &Mutex<Vec<Reading>>, request: String, body: Inc
 /// The complete requests as they are read here, and what is wrong with what follows them.
 pub(super) fn read_here(stream: &[u8], piece: usize) -> (Vec<Reading>, Option<Unfit>) {
     let found = Mutex::new(Vec::new());
-    let answer = |parts: http::request::Parts, body| note(&found, parts.uri.to_string(), body);
+    let answer = |request: RequestHead, body| note(&found, request.uri.to_string(), body);
     let ended = within(|served| run(http1::serve(Peer::new(stream, piece), served, answer)));
     let unfit = match ended {
         Some(Err(Ended::Unfit(unfit))) => Some(unfit),

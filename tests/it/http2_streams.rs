@@ -9,12 +9,13 @@ use crate::support::frames::{
 };
 use crate::support::h2::{H2Client, empty, full};
 use crate::support::site::OPEN;
-use crate::support::{RecordingUpstream, Site, Wrong};
+use crate::support::{Gate, RecordingUpstream, Site, Wrong};
 
 /// Codes of section 7.
 const NO_ERROR: u32 = 0;
 const PROTOCOL_ERROR: u32 = 1;
 const STREAM_CLOSED: u32 = 5;
+const REFUSED_STREAM: u32 = 7;
 
 const ACK: u8 = 1;
 
@@ -265,6 +266,96 @@ fn rfc9113_6_9_many_answers_share_the_window_of_their_connection() {
 }
 
 #[test]
+fn rfc9113_6_9_windows_that_are_opened_in_small_steps_are_no_flood() {
+    const BYTES: usize = 40 << 20;
+    let upstream = RecordingUpstream::scripted(|exchange| exchange.answer("200 OK", "", &vec![b'x'; BYTES]));
+    let site = Site::builder().upstream(upstream).more(OPEN).start();
+    let mut frames = Frames::open(site.gateway.address("main"));
+    frames.request(1, &get("/public/x")).unwrap();
+    let (mut got, mut step) = (0, 0);
+    while got < BYTES {
+        let next = next_on(&mut frames, 1, DATA);
+        got += next.payload.len();
+        step += next.payload.len();
+        // As clients do that read a buffer of four kibibytes at a time.
+        let more = 4096u32.to_be_bytes();
+        let updates = [frame(WINDOW_UPDATE, 0, 0, &more), frame(WINDOW_UPDATE, 0, 1, &more)].concat();
+        frames.write(&updates.repeat(step / 4096)).unwrap();
+        step %= 4096;
+    }
+    assert_eq!(got, BYTES);
+}
+
+#[test]
+fn rfc9113_5_1_2_a_place_is_free_as_soon_as_its_request_is_taken_back() {
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let upstream = RecordingUpstream::scripted(move |exchange| {
+        waits.wait();
+        exchange.answer("200 OK", "", b"")
+    });
+    let site = Site::builder().upstream(upstream).more(OPEN).start();
+    let mut frames = Frames::open(site.gateway.address("main"));
+    let request = |stream: u32| frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(&get("/public/x")));
+    for n in 0..250 {
+        frames.write(&request(n * 2 + 1)).unwrap();
+    }
+    frames.send(PING, 0, 0, &[1; 8]).unwrap();
+    assert_eq!(reset_before_ping(&mut frames), None);
+    // All of them in one breath.
+    let again: Vec<u8> = (0..10)
+        .flat_map(|n| [frame(RST_STREAM, 0, n * 2 + 1, &8u32.to_be_bytes()), request(501 + n * 2)].concat())
+        .collect();
+    frames.write(&[again, frame(PING, 0, 0, &[2; 8])].concat()).unwrap();
+    assert_eq!(reset_before_ping(&mut frames), None);
+    frames.write(&[request(601), frame(PING, 0, 0, &[3; 8])].concat()).unwrap();
+    assert_eq!(reset_before_ping(&mut frames), Some(REFUSED_STREAM));
+    gate.open();
+}
+
+#[test]
+fn rfc7541_4_2_the_first_block_says_that_the_table_is_smaller() {
+    let site = echo();
+    let mut frames = Frames::open(site.gateway.address("main"));
+    let head = block(&post(&[(b"expect", b"100-continue")]));
+    // A flag that means nothing here changes nothing.
+    frames.send(HEADERS, 0, 1, &head[..10]).unwrap();
+    frames.send(CONTINUATION, END_HEADERS | 8, 1, &head[10..]).unwrap();
+    let first = next_on(&mut frames, 1, HEADERS);
+    assert_eq!(first.payload, b"\x20\x08\x03100");
+    frames.send(DATA, END_STREAM, 1, b"hello").unwrap();
+    let second = next_on(&mut frames, 1, HEADERS);
+    assert_eq!(second.payload[0], 0x80 | 8, "200, and nothing before it");
+}
+
+#[test]
+fn rfc8441_a_tunnel_ends_with_its_connection() {
+    let (ended, is_over) = std::sync::mpsc::channel();
+    let ended = std::sync::Mutex::new(ended);
+    let upstream = RecordingUpstream::scripted(move |exchange| {
+        exchange.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n")?;
+        let closed = exchange.wait_for_close();
+        ended.lock().unwrap().send(closed.is_ok()).unwrap();
+        closed
+    });
+    let site = Site::builder().upstream(upstream).more(OPEN).start();
+    for goes_wrong in [false, true] {
+        let mut frames = Frames::open(site.gateway.address("main"));
+        let mut fields = get("/public/x");
+        fields[0].1 = b"CONNECT";
+        fields.push((b":protocol", b"websocket"));
+        fields.push((b"sec-websocket-version", b"13"));
+        frames.send(HEADERS, END_HEADERS, 1, &block(&fields)).unwrap();
+        assert_eq!(frames.outcome(1), Outcome::Status(200));
+        if goes_wrong {
+            frames.send(PING, 0, 0, &[0; 7]).unwrap();
+        }
+        drop(frames);
+        assert_eq!(is_over.recv_timeout(crate::support::wire::PATIENCE), Ok(true), "goes wrong: {goes_wrong}");
+    }
+}
+
+#[test]
 fn rfc9110_10_1_1_a_body_that_is_waited_for_is_asked_for() {
     let site = echo();
     let mut frames = Frames::open(site.gateway.address("main"));
@@ -329,7 +420,7 @@ fn rfc9113_8_answers_without_a_body_and_with_long_fields() {
 
 #[test]
 fn rfc9113_6_8_a_server_that_drains_says_so_and_ends_what_was_begun() {
-    let gate = std::sync::Arc::new(crate::support::Gate::default());
+    let gate = Gate::default();
     let waits = gate.clone();
     let upstream = RecordingUpstream::scripted(move |exchange| {
         waits.wait();
@@ -351,7 +442,7 @@ fn rfc9113_6_8_a_server_that_drains_says_so_and_ends_what_was_begun() {
     assert_eq!((number(&second.payload), number(&second.payload[4..])), (3, NO_ERROR));
     // This one was not.
     frames.request(5, &get("/public/z")).unwrap();
-    assert_eq!(frames.outcome(5), Outcome::Reset(7));
+    assert_eq!(frames.outcome(5), Outcome::Reset(REFUSED_STREAM));
     gate.open();
     let mut ended = 0;
     while ended < 2 {

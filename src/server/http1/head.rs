@@ -2,13 +2,15 @@
 //! different requests is refused: a line that ends in LF alone, a `#` in the target, `Content-Length` beside
 //! `Transfer-Encoding`, either of them twice. What passes has one framing, which is how the next head is found.
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::request::Parts;
-use http::{Method, Request, StatusCode, Uri, Version};
+use http::{Method, StatusCode, Uri, Version};
 
 use crate::net::headers::has_token;
 use crate::net::http1::{Known, LineEnd, Lines, Malformed, Most, Remaining, number};
+use crate::net::request::RequestHead;
 
 /// Longest target.
 const TARGET_BYTES: usize = 65_534;
@@ -63,7 +65,7 @@ impl Unfit {
 /// A request without its body, and what its head says of the connection.
 #[derive(Debug)]
 pub(super) struct Head {
-    pub(super) parts: Parts,
+    pub(super) request: RequestHead,
     pub(super) body: Remaining,
     pub(super) facts: Facts,
     /// The body is sent when it is asked for (RFC 9110 section 10.1.1).
@@ -98,7 +100,7 @@ pub(super) struct Seen {
 /// All that followed the request lines of two heads in a row, word for word. It is likely to come again.
 struct Again {
     text: Vec<u8>,
-    headers: HeaderMap,
+    headers: Arc<HeaderMap>,
     said: Said,
 }
 
@@ -133,7 +135,7 @@ pub(super) fn take(
     {
         let bytes = input.split_to(end).freeze();
         let line = request_line(&bytes, &bytes[..end - again.text.len() - b"\r\n".len()])?;
-        return Head::new(line, again.headers.clone(), again.said).map(Some);
+        return Head::new(line, Arc::clone(&again.headers), again.said).map(Some);
     }
     let bytes = lines.take(input, most, LineEnd::CrLf)?;
     bytes.map(|bytes| parse(&bytes, lines, seen)).transpose()
@@ -157,15 +159,16 @@ fn parse(bytes: &Bytes, lines: &Lines, seen: &mut Seen) -> Result<Head, Unfit> {
         said.note(&name, &value)?;
         headers.append(name, value);
     }
+    let headers = Arc::new(headers);
     let text = &bytes[bytes.len().min(first.len() + b"\r\n".len())..];
     if all_known && text.len() <= AGAIN_BYTES {
-        seen.again = Some(Box::new(Again { text: text.to_vec(), headers: headers.clone(), said }));
+        seen.again = Some(Box::new(Again { text: text.to_vec(), headers: Arc::clone(&headers), said }));
     }
     Head::new(line, headers, said)
 }
 
 impl Head {
-    fn new((method, uri, version): (Method, Uri, Version), headers: HeaderMap, said: Said) -> Result<Self, Unfit> {
+    fn new((method, uri, version): (Method, Uri, Version), headers: Arc<HeaderMap>, said: Said) -> Result<Self, Unfit> {
         let is_http11 = version == Version::HTTP_11;
         if said.chunked && !is_http11 {
             return Err(Unfit::Syntax);
@@ -176,10 +179,8 @@ impl Head {
             persists: !said.close && (is_http11 || said.keep_alive),
             takes_trailers: said.trailers,
         };
-        let (mut parts, ()) = Request::new(()).into_parts();
-        (parts.method, parts.uri, parts.version, parts.headers) = (method, uri, version, headers);
         Ok(Self {
-            parts,
+            request: RequestHead { method, uri, version, headers, switch: None, protocol: None },
             body: if said.chunked { Remaining::ChunkSize } else { Remaining::Bytes(said.length.unwrap_or(0)) },
             facts,
             expects_continue: is_http11 && said.expects_continue,

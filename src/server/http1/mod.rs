@@ -11,7 +11,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,6 +20,7 @@ use super::deadline::{Draining, HEADER, IDLE, REST, Served};
 use crate::gateway::Answered;
 use crate::net::alarm::Alarm;
 use crate::net::body::Incoming;
+use crate::net::request::RequestHead;
 use crate::net::switch::Switch;
 
 use answer::{Coding, Promised};
@@ -52,7 +52,7 @@ pub(super) enum Ended {
 pub(super) async fn serve<I, A, F, B>(io: I, served: Served<'_>, answer: A) -> Result<(), Ended>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    A: Fn(Parts, Incoming) -> F,
+    A: Fn(RequestHead, Incoming) -> F,
     F: Future<Output = Answered<B>>,
     B: Body<Data = Bytes> + Unpin,
 {
@@ -62,7 +62,7 @@ where
     let mut answering: Option<Pin<Box<Option<F>>>> = None;
     loop {
         let head = std::future::poll_fn(|cx| waiting.poll(cx, &mut lock(&wire), || answering = None)).await;
-        let Head { mut parts, body, facts, names_upgrade, .. } = match head {
+        let Head { mut request, body, facts, names_upgrade, .. } = match head {
             Ok(Some(head)) => head,
             Ok(None) => break,
             Err(Ended::Unfit(unfit)) => {
@@ -75,12 +75,12 @@ where
         };
         let handover = names_upgrade.then(|| {
             let (handover, switch) = Switch::new();
-            parts.extensions.insert(switch);
+            request.switch = Some(switch);
             handover
         });
         let body = if body.is_nothing() { Incoming::empty() } else { Incoming::new(RequestBody::new(&wire)) };
         let answering = answering.get_or_insert_with(|| Box::pin(None));
-        answering.as_mut().set(Some(answer(parts, body)));
+        answering.as_mut().set(Some(answer(request, body)));
         let mut asked = false;
         let answered = std::future::poll_fn(|cx| {
             if let Some(answering) = answering.as_mut().as_pin_mut()
@@ -333,7 +333,7 @@ mod tests {
         let served = Served { most, waits: &waits, activity: &Activity::default(), phase, linger: HOUR };
         let (answered, is_answered) = watch::channel(at_once);
         let reading = Mutex::new(Vec::new());
-        let answer = |_: Parts, body: Incoming| {
+        let answer = |_: RequestHead, body: Incoming| {
             let (mut body, _) = RequestBody::new(body, u64::MAX, HOUR).unwrap();
             let mut is_answered = is_answered.clone();
             reading.lock().unwrap().push(tokio::spawn(async move {

@@ -85,7 +85,7 @@ impl Frame {
     /// The payload without its padding (section 6.1), and without the priority that a head may have.
     pub(super) fn content(&self) -> Result<Bytes, Ended> {
         let mut content = self.payload.clone();
-        if self.has(flags::PADDED) {
+        if matches!(self.kind, Kind::Data | Kind::Headers) && self.has(flags::PADDED) {
             let padding = usize::from(content.try_get_u8().map_err(|_| SHORT)?);
             let length = content.len().checked_sub(padding);
             content.truncate(length.ok_or(Ended::Fault(Reason::PROTOCOL_ERROR, "padding longer than its frame"))?);

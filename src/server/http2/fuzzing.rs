@@ -6,14 +6,14 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use http::request::Parts;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use super::frame::{Frame, Kind, PREFACE, flags};
 use super::head::Heads;
 use super::hpack::{Decoder, Encoder, Field, Unreadable};
 use super::{Ended, serve};
 use crate::net::http1::Most;
+use crate::net::request::RequestHead;
 use crate::server::fuzzing::{Peer, Reading, lock, note, run, within};
 
 /// What comes on a connection after its preface and its settings.
@@ -115,10 +115,10 @@ fn begun(data: &[u8]) -> Vec<u8> {
 }
 
 /// All that is said of a request.
-fn told(parts: &Parts) -> String {
-    let mut fields: Vec<_> = parts.headers.iter().map(|(name, value)| format!("{name}: {value:?}")).collect();
+fn told(method: &Method, uri: &Uri, headers: &HeaderMap) -> String {
+    let mut fields: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value:?}")).collect();
     fields.sort();
-    format!("{} {} {fields:?}", parts.method, parts.uri)
+    format!("{method} {uri} {fields:?}")
 }
 
 pub(super) struct Read {
@@ -131,7 +131,7 @@ pub(super) struct Read {
 
 pub(super) fn read_here(data: &[u8], piece: usize) -> Read {
     let found = Mutex::new(Vec::new());
-    let answer = |parts: Parts, body| note(&found, told(&parts), body);
+    let answer = |request: RequestHead, body| note(&found, told(&request.method, &request.uri, &request.headers), body);
     let peer = Peer::new(&begun(data), piece);
     let hears = peer.hears();
     let ended = within(|served| run(serve(peer, served, answer)));
@@ -174,7 +174,7 @@ fn read_by_library(data: &[u8]) -> (Vec<Reading>, bool) {
                 let (request, mut respond) = request;
                 let (parts, mut body) = request.into_parts();
                 exchanges.push(async move {
-                    let request = told(&parts);
+                    let request = told(&parts.method, &parts.uri, &parts.headers);
                     let mut bytes = Vec::new();
                     let mut is_whole = true;
                     while let Some(data) = body.data().await {

@@ -1,14 +1,16 @@
 //! The head of a request, out of the fields of its block (RFC 9113 section 8).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Method, Request, Uri, Version};
+use http::{Method, Uri, Version};
 
 use super::hpack::{Decoder, Field, Unreadable};
 use super::{Ended, Reason};
 use crate::net::http1::{Most, number};
+use crate::net::request::RequestHead;
 use crate::net::switch::Protocol;
 
 /// A block that is no request of its stream, which concerns no other (section 8.1.1).
@@ -23,7 +25,7 @@ pub(super) enum Unfit {
 pub(super) struct Head {
     method: Method,
     uri: Uri,
-    headers: HeaderMap,
+    headers: Arc<HeaderMap>,
     /// What the extended CONNECT of RFC 8441 asks for.
     protocol: Option<Protocol>,
     /// The length of the body, where it is said.
@@ -42,14 +44,9 @@ impl Head {
         self.protocol.is_some()
     }
 
-    pub(super) fn into_parts(self) -> Parts {
-        let (mut parts, ()) = Request::new(()).into_parts();
-        (parts.method, parts.uri, parts.version, parts.headers) =
-            (self.method, self.uri, Version::HTTP_2, self.headers);
-        if let Some(protocol) = self.protocol {
-            parts.extensions.insert(protocol);
-        }
-        parts
+    pub(super) fn into_request(self) -> RequestHead {
+        let Self { method, uri, headers, protocol, .. } = self;
+        RequestHead { method, uri, version: Version::HTTP_2, headers, switch: None, protocol }
     }
 }
 
@@ -103,6 +100,8 @@ impl Heads {
         {
             return Ok(Ok(again.head.clone()));
         }
+        // What is kept of it shall not keep all that was read with it.
+        let block = &Bytes::copy_from_slice(block);
         let before = self.decoder.changes();
         let mut gathered = Gathered::default();
         self.decode(block, most, |field| gathered.take(field))?;
@@ -221,6 +220,7 @@ impl Gathered {
             uri.path_and_query = Some(path);
         }
         let uri = Uri::from_parts(uri).ok()?;
+        let headers = Arc::new(headers);
         Some(Head { method, uri, headers, protocol: protocol.map(Protocol), length, expects_continue })
     }
 }

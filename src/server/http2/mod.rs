@@ -10,16 +10,17 @@ mod hpack;
 mod wire;
 
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::StatusCode;
 use http::header::{self, HeaderValue};
-use http::request::Parts;
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -30,6 +31,7 @@ use crate::gateway::Answered;
 use crate::net::alarm::Alarm;
 use crate::net::body::Incoming;
 use crate::net::http1::{Input, number};
+use crate::net::request::RequestHead;
 use crate::net::switch::{Handover, Switch};
 
 use body::{Open, RequestBody, Tunnelled};
@@ -82,7 +84,7 @@ pub(super) enum Ended {
 pub(super) async fn serve<I, A, F, B>(io: I, served: Served<'_>, answer: A) -> Result<(), Ended>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin,
-    A: Fn(Parts, Incoming) -> F,
+    A: Fn(RequestHead, Incoming) -> F,
     F: Future<Output = Answered<B>>,
     B: Body<Data = Bytes> + Unpin,
 {
@@ -94,15 +96,18 @@ where
         let Asked { id, head, ends } = asked;
         let body = if ends { Incoming::empty() } else { Incoming::new(RequestBody::new(&wire, id)) };
         let (is_to_head, names_protocol) = (head.is_to_head(), head.names_protocol());
-        let mut parts = head.into_parts();
+        let mut request = head.into_request();
         let handover = names_protocol.then(|| {
             let (handover, switch) = Switch::new();
-            parts.extensions.insert(switch);
+            request.switch = Some(switch);
             handover
         });
         let stream = Open { wire: Arc::clone(&wire), id, reason: Reason::CANCEL };
-        Exchange { stream, is_to_head, handover, waits }.run(Box::pin(answer(parts, body)))
+        let exchange = Exchange { stream, is_to_head, handover, waits }.run(Box::pin(answer(request, body)));
+        // A panic is told of where it comes up, and ends no other request.
+        AssertUnwindSafe(exchange).catch_unwind()
     };
+    let _over = Over(Arc::clone(&wire));
     let ended = std::future::poll_fn(|cx| connection.poll(cx, &mut exchanges, begin)).await;
     let fault = match &ended {
         Err(Ended::Fault(reason, _)) => Some(*reason),
@@ -114,6 +119,15 @@ where
         connection.close(fault.is_some()).await;
     }
     ended
+}
+
+/// However it ends, whoever still has to do with a stream is told.
+struct Over(Shared);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        lock(&self.0).finish(None);
+    }
 }
 
 /// A request that somebody has to answer.
@@ -201,7 +215,7 @@ impl<'a, I: AsyncRead + AsyncWrite + Unpin> Connection<'a, I> {
     }
 
     /// Turn by turn, until the connection is over.
-    fn poll<X: Future<Output = ()>>(
+    fn poll<X: Future>(
         &mut self,
         cx: &mut Context<'_>,
         exchanges: &mut FuturesUnordered<X>,
@@ -214,14 +228,14 @@ impl<'a, I: AsyncRead + AsyncWrite + Unpin> Connection<'a, I> {
                 && let Poll::Ready(asked) = self.poll_request(cx)?
             {
                 let Some(asked) = asked else {
-                    let is_over = lock(&self.wire).running() == 0;
+                    let is_over = lock(&self.wire).is_idle();
                     return Poll::Ready(if is_over { Ok(()) } else { Err(Ended::Left) });
                 };
                 exchanges.push(begin(asked));
                 begun += 1;
             }
             lock(&self.wire).admit();
-            while let Poll::Ready(Some(())) = exchanges.poll_next_unpin(cx) {}
+            while let Poll::Ready(Some(_)) = exchanges.poll_next_unpin(cx) {}
             if self.served.activity.asks_in_vain() {
                 self.served.waits.reached.with_label_values(&["taken_back"]).inc();
                 let why = "most requests were taken back";
@@ -235,7 +249,7 @@ impl<'a, I: AsyncRead + AsyncWrite + Unpin> Connection<'a, I> {
             if begun == TURN || (was_clogged && flushed.is_ready()) || wire.admit() {
                 continue;
             }
-            let is_over = self.leaving == Leaving::Closing && wire.running() == 0;
+            let is_over = self.leaving == Leaving::Closing && wire.is_idle();
             return if is_over { flushed.map(Ok) } else { Poll::Pending };
         }
     }
@@ -317,7 +331,13 @@ impl<'a, I: AsyncRead + AsyncWrite + Unpin> Connection<'a, I> {
                 }
             }
             // There is nothing that it would have to be told of.
-            Kind::GoAway => self.take_up_no_more(wire),
+            Kind::GoAway => {
+                wire.note_idle_frame()?;
+                if frame.payload.len() < 8 {
+                    return Err(frame::SHORT);
+                }
+                self.take_up_no_more(wire);
+            }
             Kind::Priority => {
                 wire.note_idle_frame()?;
                 let depends_on =
@@ -379,7 +399,8 @@ impl<'a, I: AsyncRead + AsyncWrite + Unpin> Connection<'a, I> {
             Err(Unfit::TooLarge) => {
                 self.served.waits.reached.with_label_values(&["header_bytes"]).inc();
                 wire.write_status(id, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
-                Reason::NO_ERROR
+                wire.close(id, Reason::NO_ERROR);
+                return Ok(None);
             }
         };
         wire.fault(id, reason)?;
@@ -397,8 +418,7 @@ impl<'a, I: AsyncRead + AsyncWrite + Unpin> Connection<'a, I> {
     fn take_up_no_more(&mut self, wire: &mut Wire) {
         if self.leaving != Leaving::Closing {
             self.leaving = Leaving::Closing;
-            let last = wire.last();
-            frame::write_goaway(wire.out(), last, Reason::NO_ERROR);
+            wire.write_goaway(Reason::NO_ERROR);
         }
     }
 
@@ -441,7 +461,7 @@ impl<'a, I: AsyncRead + AsyncWrite + Unpin> Connection<'a, I> {
             (_, Some(block)) => Some((block.since + waits.header, Limit::Header)),
             (Leaving::Told(until), _) => Some((until, Limit::Farewell)),
             _ if self.begins != Begins::Begun => Some((since + waits.header, Limit::Header)),
-            (Leaving::No, _) if wire.running() == 0 => {
+            (Leaving::No, _) if wire.is_idle() => {
                 let (rest, idle) = (since + REST, since + waits.idle);
                 Some(if self.rests || idle < rest { (idle, Limit::Idle) } else { (rest, Limit::Rest) })
             }
@@ -522,7 +542,7 @@ impl Exchange<'_> {
             left = body.size_hint().exact().or_else(|| number(said?.as_bytes(), 10, 19));
             left.map(HeaderValue::from)
         } else {
-            Some(HeaderValue::from_static("0"))
+            said.filter(|said| *said == "0").cloned()
         };
         self.in_time(|cx| lock(&wire).poll_room(cx, id)).await??;
         lock(&wire).write_head(id, &head, &request_id, length.as_ref(), !has_body && opens.is_none());

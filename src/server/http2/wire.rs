@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::response;
+use http::{StatusCode, response};
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
@@ -32,18 +32,21 @@ const CLOGGED: usize = 64 * 1024;
 const COPIED: usize = 4 * 1024;
 /// Who waits for room is woken in groups of this.
 const GROUP: usize = 4;
-/// Frames that ask for nothing, or carry next to nothing: how many may come at once, and how many more each second.
-const IDLE_FRAMES: (u32, u32) = (10_000, 1_000);
+/// Frames that ask for nothing, or carry next to nothing: how many may come at once, and how many more each millisecond.
+const IDLE_FRAMES: (u32, u32) = (5_000, 5);
 /// What a frame of data carries at least that is no such frame.
 const SMALL: usize = 32;
-/// Frames of the peer that its use of what we send may take.
-const RETURNS: u32 = 2;
-/// Streams that may end by the peer's fault.
+/// Frames of the peer that its use of what we send may take, for a frame and for so many bytes: a window for the stream and
+/// one for the connection.
+const RETURNS: (u32, usize) = (2, 4 * 1024);
+/// Streams that may end by the peer's fault, beyond as many as are answered.
 const FAULTS: u32 = 1_000;
 /// Requests that may be taken back before anybody has looked at them: at once; and in all, where they are more than a quarter.
 const UNSEEN: (u32, u32) = (20, 200);
 /// Streams that were ended here, on which something may still be on its way.
 const FORGOTTEN: usize = 256;
+
+const TOO_WIDE: Ended = Ended::Fault(Reason::FLOW_CONTROL_ERROR, "a window beyond its limit");
 
 /// The stream is over, by the peer or its fault, or with its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +77,18 @@ struct Stream {
     waits: bool,
     /// Somebody began to answer.
     seen: bool,
+    head_sent: bool,
     end_sent: bool,
     over: bool,
+}
+
+impl Stream {
+    /// Tells all who have to do with it that it is over.
+    fn end(&mut self) {
+        self.over = true;
+        self.sender.as_ref().inspect(|sender| sender.wake_by_ref());
+        self.reader.take().inspect(Waker::wake_by_ref);
+    }
 }
 
 /// What is to be known of a request to open its stream.
@@ -92,8 +105,12 @@ pub(super) struct Opening {
 pub(super) struct Wire {
     /// By their ids.
     streams: Vec<Stream>,
-    /// The last one of the peer's.
+    /// Those of them that are not over.
+    running: usize,
+    /// The last one of the peer's, and the last that was taken up; and how many were.
     last: u32,
+    last_taken_up: u32,
+    taken_up: u32,
     /// What the peer takes: on the connection, on a new stream, in a frame.
     window: i64,
     initial_window: i64,
@@ -130,7 +147,10 @@ impl Wire {
     pub(super) fn new() -> Self {
         Self {
             streams: Vec::new(),
+            running: 0,
             last: 0,
+            last_taken_up: 0,
+            taken_up: 0,
             window: WINDOW,
             initial_window: WINDOW,
             frame_bytes: frame::FRAME_BYTES,
@@ -160,9 +180,14 @@ impl Wire {
         self.driver.as_ref().inspect(|driver| driver.wake_by_ref());
     }
 
-    /// How many requests are under way.
+    /// How many requests the peer has under way.
     pub(super) fn running(&self) -> usize {
-        self.streams.len()
+        self.running
+    }
+
+    /// Whether nobody answers any more, or carries a tunnel.
+    pub(super) fn is_idle(&self) -> bool {
+        self.streams.is_empty()
     }
 
     /// The last stream that the peer opened.
@@ -170,13 +195,18 @@ impl Wire {
         self.last
     }
 
+    /// Tells the peer what was taken up, and why nothing more will be.
+    pub(super) fn write_goaway(&mut self, reason: Reason) {
+        let last = self.last_taken_up;
+        frame::write_goaway(self.out(), last, reason);
+    }
+
     /// The connection is over, and its streams with it, by this fault if by any.
     pub(super) fn finish(&mut self, fault: Option<Reason>) {
         if let Some(reason) = fault {
-            let last = self.last;
-            frame::write_goaway(self.out(), last, reason);
+            self.write_goaway(reason);
         }
-        self.streams.iter_mut().for_each(|stream| stream.over = true);
+        self.streams.iter_mut().for_each(Stream::end);
     }
 
     /// Lets go of all buffers, until something comes.
@@ -293,6 +323,10 @@ impl Wire {
         length: Option<&HeaderValue>,
         ends: bool,
     ) {
+        if let Some(stream) = self.find(id) {
+            stream.head_sent = true;
+        }
+        self.faults = self.faults.saturating_sub(1);
         self.write_block(id, ends, |encoder, out| {
             encoder.begin(out, Some(head.status));
             let mut place = 0;
@@ -321,7 +355,7 @@ impl Wire {
     }
 
     /// Writes an answer that says nothing but this.
-    pub(super) fn write_status(&mut self, id: u32, status: http::StatusCode) {
+    pub(super) fn write_status(&mut self, id: u32, status: StatusCode) {
         self.write_block(id, true, |encoder, out| {
             encoder.begin(out, Some(status));
             encoder.field(out, None, &header::CONTENT_LENGTH, &HeaderValue::from_static("0"));
@@ -341,7 +375,7 @@ impl Wire {
     fn write_block(&mut self, id: u32, ends: bool, write: impl FnOnce(&mut Encoder, &mut Vec<u8>)) {
         let Some(stream) = self.find(id).filter(|stream| !stream.over && !stream.end_sent) else { return };
         stream.end_sent = ends;
-        self.idle_frames.earn(RETURNS);
+        self.idle_frames.earn(RETURNS.0);
         let most = self.frame_bytes;
         self.flushed = false;
         let out = out(&mut self.output, &mut self.behind);
@@ -375,7 +409,7 @@ impl Wire {
         stream.window -= bytes as i64;
         stream.end_sent = ends;
         self.window -= bytes as i64;
-        self.idle_frames.earn(RETURNS);
+        self.idle_frames.earn(RETURNS.0 * (1 + (bytes / RETURNS.1) as u32));
         let out = self.out();
         frame::write_head(out, frame::DATA, if ends { flags::END_STREAM } else { 0 }, id, bytes);
         if bytes <= COPIED || self.output.has_data() {
@@ -395,7 +429,9 @@ impl Wire {
     /// Opens a stream, whose request somebody is to answer.
     pub(super) fn open(&mut self, opening: Opening) {
         let Opening { id, length, expects_continue, ends } = opening;
-        self.last = id;
+        (self.last, self.last_taken_up) = (id, id);
+        self.taken_up += 1;
+        self.running += 1;
         self.streams.push(Stream {
             id,
             received: BytesMut::new(),
@@ -410,6 +446,7 @@ impl Wire {
             sender: None,
             waits: false,
             seen: false,
+            head_sent: false,
             end_sent: false,
             over: false,
         });
@@ -428,38 +465,39 @@ impl Wire {
             return Err(Ended::Fault(Reason::ENHANCE_YOUR_CALM, "too many faults"));
         }
         self.reset(id, reason);
-        self.end(id);
         Ok(())
     }
 
-    fn reset(&mut self, id: u32, reason: Reason) {
+    /// Ends a stream, and tells the peer.
+    pub(super) fn reset(&mut self, id: u32, reason: Reason) {
         frame::write_reset(self.out(), id, reason);
         if self.forgotten.len() == FORGOTTEN {
             self.forgotten.pop_front();
         }
         self.forgotten.push_back(id);
+        self.end(id);
     }
 
     /// Tells all who have to do with a stream that it is over.
     fn end(&mut self, id: u32) {
-        if let Some(stream) = self.find(id) {
-            stream.over = true;
-            stream.sender.as_ref().inspect(|sender| sender.wake_by_ref());
-            stream.reader.take().inspect(Waker::wake_by_ref);
+        if let Some(stream) = self.find(id).filter(|stream| !stream.over) {
+            stream.end();
+            self.running -= 1;
         }
     }
 
     /// Where something came on a stream that is no more. Whether it never was.
-    fn late(&mut self, id: u32) -> Result<(), Ended> {
+    fn late(&self, id: u32) -> Result<(), Ended> {
         if id > self.last || id.is_multiple_of(2) {
             return Err(Ended::Fault(Reason::PROTOCOL_ERROR, "a frame on a stream that was not opened"));
         }
-        self.idle_frames.spend()
+        Ok(())
     }
 
     /// Data or trailers on a stream that is no more.
     pub(super) fn ignore(&mut self, id: u32) -> Result<(), Ended> {
         self.late(id)?;
+        self.idle_frames.spend()?;
         if self.forgotten.contains(&id) { Ok(()) } else { self.fault(id, Reason::STREAM_CLOSED) }
     }
 
@@ -525,13 +563,15 @@ impl Wire {
     }
 
     pub(super) fn on_reset(&mut self, id: u32) -> Result<(), Ended> {
-        let last = self.last;
-        let Some(stream) = self.find(id) else { return self.late(id) };
+        let taken_up = self.taken_up;
+        let Some(stream) = self.find(id) else {
+            self.late(id)?;
+            return self.idle_frames.spend();
+        };
         if !stream.seen && !stream.over {
             let (at_once, in_all) = &mut self.unseen;
             (*at_once, *in_all) = (*at_once + 1, *in_all + 1);
-            // The ids are every other number.
-            if *at_once > UNSEEN.0 || (*in_all > UNSEEN.1 && *in_all > last / 8) {
+            if *at_once > UNSEEN.0 || (*in_all > UNSEEN.1 && *in_all > taken_up / 4) {
                 return Err(Ended::Fault(Reason::ENHANCE_YOUR_CALM, "too many requests taken back"));
             }
         }
@@ -553,7 +593,7 @@ impl Wire {
         if id == 0 {
             self.window += more;
             if self.window > WINDOW_MOST {
-                return Err(Ended::Fault(Reason::FLOW_CONTROL_ERROR, "a window beyond its limit"));
+                return Err(TOO_WIDE);
             }
             return Ok(());
         }
@@ -573,12 +613,15 @@ impl Wire {
             return if frame.payload.is_empty() { Ok(()) } else { Err(frame::SHORT) };
         }
         let (settings, []) = frame.payload.as_chunks::<6>() else { return Err(frame::SHORT) };
+        // What counts is the last of each.
+        let mut window = None;
         for [a, b, value @ ..] in settings {
             let value = u32::from_be_bytes(*value);
             match u16::from_be_bytes([*a, *b]) {
                 1 => self.encoder.set_limit(value as usize),
                 2 if value > 1 => return Err(Ended::Fault(Reason::PROTOCOL_ERROR, "a setting that may not be")),
-                4 => self.set_initial_window(i64::from(value))?,
+                4 if i64::from(value) > WINDOW_MOST => return Err(TOO_WIDE),
+                4 => window = Some(i64::from(value)),
                 5 if !(frame::FRAME_BYTES as u32..1 << 24).contains(&value) => {
                     return Err(Ended::Fault(Reason::PROTOCOL_ERROR, "a frame size that may not be"));
                 }
@@ -586,20 +629,24 @@ impl Wire {
                 _ => {}
             }
         }
+        if let Some(window) = window {
+            self.set_initial_window(window)?;
+        }
         frame::write_head(self.out(), frame::SETTINGS, flags::ACK, 0, 0);
         Ok(())
     }
 
     fn set_initial_window(&mut self, window: i64) -> Result<(), Ended> {
         let more = window - std::mem::replace(&mut self.initial_window, window);
-        let mut highest = window;
         for stream in &mut self.streams {
+            let was_shut = stream.window <= 0;
             stream.window += more;
-            highest = highest.max(stream.window);
-            stream.sender.as_ref().inspect(|sender| sender.wake_by_ref());
-        }
-        if highest > WINDOW_MOST {
-            return Err(Ended::Fault(Reason::FLOW_CONTROL_ERROR, "a window beyond its limit"));
+            if stream.window > WINDOW_MOST {
+                return Err(TOO_WIDE);
+            }
+            if was_shut && stream.window > 0 {
+                stream.sender.as_ref().inspect(|sender| sender.wake_by_ref());
+            }
         }
         Ok(())
     }
@@ -622,11 +669,8 @@ impl Wire {
             return Poll::Ready(None);
         }
         note(&mut stream.reader, cx.waker());
-        if std::mem::take(&mut stream.expects_continue) && !stream.end_sent {
-            let out = self.out();
-            // `:status` of the table that is always there, and its value.
-            frame::write_head(out, frame::HEADERS, flags::END_HEADERS, id, 5);
-            out.extend_from_slice(b"\x08\x03100");
+        if std::mem::take(&mut stream.expects_continue) && !stream.head_sent {
+            self.write_block(id, false, |encoder, out| encoder.begin(out, Some(StatusCode::CONTINUE)));
             self.wake_driver();
         }
         Poll::Pending
@@ -667,6 +711,11 @@ impl Wire {
     pub(super) fn close(&mut self, id: u32, reason: Reason) {
         let Ok(place) = self.streams.binary_search_by_key(&id, |stream| stream.id) else { return };
         let stream = self.streams.remove(place);
+        self.running -= usize::from(!stream.over);
+        if stream.waits {
+            self.for_room.retain(|waiting| *waiting != id);
+            self.for_window.retain(|waiting| *waiting != id);
+        }
         self.release(stream.received.len() as u32);
         stream.reader.inspect(Waker::wake_by_ref);
         let is_known = stream.over || (stream.end_sent && stream.end_received);
@@ -715,11 +764,8 @@ impl IdleFrames {
     fn spend(&mut self) -> Result<(), Ended> {
         if self.left == 0 {
             let now = Instant::now();
-            let seconds = u32::try_from(now.duration_since(self.since).as_secs()).unwrap_or(u32::MAX);
-            if seconds > 0 {
-                self.since = now;
-                self.earn(seconds.saturating_mul(IDLE_FRAMES.1));
-            }
+            let millis = now.duration_since(std::mem::replace(&mut self.since, now)).as_millis();
+            self.earn(u32::try_from(millis).unwrap_or(u32::MAX).saturating_mul(IDLE_FRAMES.1));
         }
         self.left = self.left.checked_sub(1).ok_or(Ended::Fault(Reason::ENHANCE_YOUR_CALM, "frames for nothing"))?;
         Ok(())
