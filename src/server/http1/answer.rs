@@ -64,7 +64,10 @@ pub(super) fn write_head(
             write_field(out, b"content-length", b"0");
         }
         Coding::Nothing | Coding::UntilClose => {}
-        Coding::Length(length) => write_field(out, b"content-length", length.to_string().as_bytes()),
+        Coding::Length(length) => {
+            let mut digits = [0; 20];
+            write_field(out, b"content-length", decimal(*length, &mut digits));
+        }
         Coding::Chunked(_) => write_field(out, b"transfer-encoding", b"chunked"),
     }
     match request.version {
@@ -138,6 +141,19 @@ pub(super) fn write_end(out: &mut Vec<u8>, trailers: &HeaderMap, announced: &[He
         write_field(out, name.as_str().as_bytes(), value.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// A number's digits, which stand at the end of `room`.
+fn decimal(mut number: u64, room: &mut [u8; 20]) -> &[u8] {
+    let mut start = room.len();
+    loop {
+        start -= 1;
+        room[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &room[start..];
+        }
+    }
 }
 
 fn write_status(out: &mut Vec<u8>, head: &Parts, version: Version) {

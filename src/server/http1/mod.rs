@@ -63,7 +63,7 @@ where
     loop {
         let head = std::future::poll_fn(|cx| waiting.poll(cx, &mut lock(&wire), || answering = None)).await;
         let Head { mut request, body, facts, names_upgrade, .. } = match head {
-            Ok(Some(head)) => head,
+            Ok(Some(head)) => *head,
             Ok(None) => break,
             Err(Ended::Unfit(unfit)) => {
                 answer::write_refusal(&mut lock(&wire).output().before, unfit.status());
@@ -162,7 +162,7 @@ impl<'a> Waiting<'a> {
         cx: &mut Context<'_>,
         wire: &mut Wire<I>,
         rest: impl FnOnce(),
-    ) -> Poll<Result<Option<Head>, Ended>> {
+    ) -> Poll<Result<Option<Box<Head>>, Ended>> {
         let activity = self.served.activity;
         if self.leaves_at.is_none() && self.draining.poll(cx).is_ready() {
             // A request may be on its way to a connection that is idle: it is answered, and told that it is the last.
