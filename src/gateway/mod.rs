@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, StatusCode};
 use tokio::time::Instant;
 
 pub use exchange::{BrokenAnswer, ResponseBody};
@@ -36,6 +36,7 @@ use crate::clock::Clock;
 use crate::net::body::{Incoming, RequestBody};
 use crate::net::forwarded::Origin;
 use crate::net::request::RequestHead;
+use crate::net::response::{Response, ResponseHead};
 use crate::net::switch::Switch;
 use crate::net::trace_context::TraceParent;
 use crate::net::{BaseUrl, TrustedProxies};
@@ -161,12 +162,9 @@ impl Worker {
                 Ok(Answer::Upstream { response, ends_at }) => {
                     exchange.status = response.status().as_u16();
                     let idle = gateway.limits.stream_idle;
-                    // The version is of the hop to the upstream.
-                    let mut response = response;
-                    *response.version_mut() = http::Version::HTTP_11;
                     response.map(|body| ResponseBody::upstream(body, idle, ends_at, exchange))
                 }
-                Ok(Answer::Tunnel { response, tunnel }) => self.tunnel(response, tunnel, exchange),
+                Ok(Answer::Tunnel { head, tunnel }) => self.tunnel(head, tunnel, exchange),
                 Err(reject) => {
                     exchange.refused(&reject);
                     local(reject.response(&gateway.realm, &request_id), exchange)
@@ -272,13 +270,14 @@ impl Worker {
             if response.status().is_success() && upgrade.is_some_and(|upgrade| upgrade.by_connect) {
                 return Err(Reject::Upgrade);
             }
-            transform::response_head(&route.plan.forward, response.headers_mut());
+            transform::response_head(&route.plan.forward, &mut response.head.headers);
             return Ok(Answer::Upstream { response, ends_at });
         }
         let (Some(upgrade), Some(caller)) = (upgrade, switch) else { return Err(Reject::Upgrade) };
-        let (head, body) = switch_response(&upgrade, response, &route.plan.forward);
+        let Response { head, body } = response;
+        let head = switch_response(&upgrade, head, &route.plan.forward);
         let server = body.into_switched().ok_or(Reject::Upgrade)?;
-        Ok(Answer::Tunnel { response: head, tunnel: Pending { caller, server, ends_at } })
+        Ok(Answer::Tunnel { head, tunnel: Pending { caller, server, ends_at } })
     }
 
     async fn authorization_server(
@@ -308,12 +307,12 @@ impl Worker {
     }
 
     /// The answer that switches protocols; what follows it runs on by itself and is told of at its end.
-    fn tunnel(&self, response: Response<()>, tunnel: Pending, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
-        exchange.status = response.status().as_u16();
+    fn tunnel(&self, head: ResponseHead, tunnel: Pending, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
+        exchange.status = head.status.as_u16();
         let Pending { caller, server, ends_at } = tunnel;
         let idle = self.gateway.limits.stream_idle;
         tokio::spawn(Tunnel { caller, server, idle, ends_at, exchange }.run());
-        response.map(|()| ResponseBody::nothing())
+        Response { head, body: ResponseBody::nothing() }
     }
 }
 
@@ -326,9 +325,9 @@ pub struct Answered<B> {
 
 /// What a request comes to when nothing refuses it.
 enum Answer {
-    Local(Response<Bytes>),
+    Local(http::Response<Bytes>),
     Upstream { response: Response<crate::upstream::ResponseBody>, ends_at: Option<Instant> },
-    Tunnel { response: Response<()>, tunnel: Pending },
+    Tunnel { head: ResponseHead, tunnel: Pending },
 }
 
 /// A tunnel whose ends are not there yet.
@@ -471,13 +470,13 @@ impl Gateway {
 }
 
 /// An answer made here. That to a HEAD says how long the body would be, and has none.
-fn local(mut response: Response<Bytes>, exchange: Box<Exchange>) -> Response<ResponseBody> {
+fn local(mut response: http::Response<Bytes>, exchange: Box<Exchange>) -> Response<ResponseBody> {
     if exchange.method == Method::HEAD {
         let length = HeaderValue::from(response.body().len());
         response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length);
         *response.body_mut() = Bytes::new();
     }
-    response.map(|body| ResponseBody::local(body, exchange))
+    Response::from(response).map(|body| ResponseBody::local(body, exchange))
 }
 
 /// Where no route could open it, a path that can be read in two ways is told as such.
@@ -487,12 +486,12 @@ fn nowhere(path: &CanonicalPath) -> Reject {
 
 /// The answer of a listener that forwards nothing: 308 to the same target under the public URL for what has no body. What
 /// was sent in clear is not asked for again.
-fn redirect(public_url: &BaseUrl, request: &RequestHead) -> Result<Response<Bytes>, Reject> {
+fn redirect(public_url: &BaseUrl, request: &RequestHead) -> Result<http::Response<Bytes>, Reject> {
     let target = request.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
     let location = HeaderValue::from_str(&format!("{}{target}", public_url.origin()));
     match location {
         Ok(location) if matches!(request.method, Method::GET | Method::HEAD) && target.starts_with('/') => {
-            let mut response = Response::new(Bytes::new());
+            let mut response = http::Response::new(Bytes::new());
             *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
             response.headers_mut().insert(header::LOCATION, location);
             Ok(response)
@@ -510,27 +509,22 @@ fn refusal(denied: &Denied, route: &Route) -> Reject {
     }
 }
 
-/// The head of the answer to a switch of protocols, and its body with the upstream's connection.
-fn switch_response(
-    upgrade: &UpgradeWanted,
-    response: Response<crate::upstream::ResponseBody>,
-    forward: &plan::Forward,
-) -> (Response<()>, crate::upstream::ResponseBody) {
-    let (mut parts, body) = response.into_parts();
-    let protocol = parts.headers.get(header::UPGRADE).cloned();
-    transform::response_head(forward, &mut parts.headers);
+/// The head of the answer to a switch of protocols.
+fn switch_response(upgrade: &UpgradeWanted, mut head: ResponseHead, forward: &plan::Forward) -> ResponseHead {
+    let protocol = head.headers.get(header::UPGRADE).cloned();
+    transform::response_head(forward, &mut head.headers);
+    let headers = Arc::make_mut(&mut head.headers);
     if upgrade.by_connect {
         // RFC 8441 section 5: the handshake's own fields have no meaning in HTTP/2.
-        parts.status = StatusCode::OK;
-        parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+        head.status = StatusCode::OK;
+        headers.remove(header::SEC_WEBSOCKET_ACCEPT);
     } else {
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         if let Some(protocol) = protocol {
-            parts.headers.insert(header::UPGRADE, protocol);
+            headers.insert(header::UPGRADE, protocol);
         }
     }
-    parts.extensions.clear();
-    (Response::from_parts(parts, ()), body)
+    ResponseHead { reason: None, ..head }
 }
 
 fn logged_host(request: &RequestHead) -> Option<HeaderValue> {

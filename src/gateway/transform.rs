@@ -2,6 +2,7 @@
 //! gone before what the gateway says is set; identity comes from the permit alone.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version};
@@ -393,14 +394,18 @@ fn push_claim(text: &mut String, claim: &Value) -> Option<bool> {
 }
 
 /// An answer's head on its way to the caller.
-pub(super) fn response_head(forward: &Forward, headers: &mut HeaderMap) {
+pub(super) fn response_head(forward: &Forward, shared: &mut Arc<HeaderMap>) {
     // Of an HTTP/1 answer nothing of the hop is left, and few set cookies.
     let (mut of_hop, mut cookies, mut id) = (false, false, false);
-    for name in headers.keys() {
+    for name in shared.keys() {
         id |= *name == X_REQUEST_ID;
         cookies |= *name == header::SET_COOKIE;
         of_hop |= *name != header::TRAILER && is_hop_by_hop(name);
     }
+    if !(of_hop || cookies || id) && forward.response_headers.is_empty() {
+        return;
+    }
+    let headers = Arc::make_mut(shared);
     if of_hop {
         // Trailers themselves travel on, so their announcement does.
         let trailer = headers.get(header::TRAILER).cloned();

@@ -10,6 +10,7 @@ pub mod headers;
 pub mod http1;
 pub mod proxy_protocol;
 pub mod request;
+pub mod response;
 pub mod switch;
 pub mod trace_context;
 

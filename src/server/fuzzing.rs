@@ -174,7 +174,7 @@ pub(super) async fn note(found: &Mutex<Vec<Reading>>, request: String, body: Inc
     if let Ok(body) = body.collect().await {
         lock(found).push((request, body.to_bytes().to_vec()));
     }
-    let response = http::Response::new(Empty::<Bytes>::new());
+    let response = http::Response::new(Empty::<Bytes>::new()).into();
     Answered { request_id: http::HeaderValue::from_static("-"), response }
 }
 

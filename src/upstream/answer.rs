@@ -3,13 +3,16 @@
 
 use std::io;
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Response, StatusCode, Version};
+use http::{Method, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
 
 use crate::net::headers::{connection_options, is_hop_by_hop, named_by};
 use crate::net::http1::{Known, LineEnd, Lines, Most, Remaining, field, number};
+use crate::net::response::ResponseHead;
 
 /// Largest head of an answer, and largest trailers.
 pub(super) const MOST: Most = Most { bytes: 128 * 1024, fields: 256 };
@@ -19,7 +22,7 @@ const LENGTH_DIGITS: usize = 19;
 /// The head of an answer. What it said of its own hop alone is gone, but for that of a switch of protocols.
 #[derive(Debug)]
 pub(super) struct Head {
-    pub(super) response: Response<()>,
+    pub(super) response: ResponseHead,
     pub(super) body: Remaining,
     /// Whether the server goes on with the connection after this answer (RFC 9112 section 9.3).
     pub(super) goes_on: bool,
@@ -97,7 +100,7 @@ struct Again {
     text: Bytes,
     version: Version,
     status: StatusCode,
-    fields: HeaderMap,
+    fields: Arc<HeaderMap>,
     hop: Hop,
 }
 
@@ -117,7 +120,7 @@ pub(super) fn take_head(
             && let Some(again) = seen.again.as_deref().filter(|again| input.starts_with(&again.text))
         {
             input.advance(again.text.len());
-            return Head::new(again.version, again.status, again.fields.clone(), &again.hop, asked).map(Some);
+            return Head::new(again.version, again.status, Arc::clone(&again.fields), &again.hop, asked).map(Some);
         }
         let Some(bytes) = lines.take(input, MOST, LineEnd::AnyLf)? else { return Ok(None) };
         let fields = lines.count().saturating_sub(1);
@@ -136,26 +139,27 @@ pub(super) fn take_head(
             all_known &= known.is_some();
             known.or_else(|| seen.known.learn(place, &bytes, line))
         });
-        // With room for the request's id.
-        let fields = travelling(HeaderMap::with_capacity(fields + 1), parsed, switches, &mut hop)?;
+        let fields = Arc::new(travelling(HeaderMap::with_capacity(fields), parsed, switches, &mut hop)?);
         if all_known && reason.is_none() && bytes.len() <= AGAIN_BYTES {
             let text = Bytes::copy_from_slice(&bytes);
-            seen.again = Some(Box::new(Again { text, version, status, fields: fields.clone(), hop: hop.clone() }));
+            seen.again = Some(Box::new(Again { text, version, status, fields: Arc::clone(&fields), hop: hop.clone() }));
         }
         let mut head = Head::new(version, status, fields, &hop, asked)?;
-        if let Some(reason) = reason {
-            head.response.extensions_mut().insert(reason);
-        }
+        head.response.reason = reason;
         return Ok(Some(head));
     }
 }
 
 impl Head {
-    fn new(version: Version, status: StatusCode, fields: HeaderMap, hop: &Hop, asked: &Method) -> io::Result<Self> {
+    fn new(
+        version: Version,
+        status: StatusCode,
+        headers: Arc<HeaderMap>,
+        hop: &Hop,
+        asked: &Method,
+    ) -> io::Result<Self> {
         let body = hop.framing(status, version, asked)?;
-        let mut response = Response::new(());
-        (*response.version_mut(), *response.status_mut()) = (version, status);
-        *response.headers_mut() = fields;
+        let response = ResponseHead { status, headers, reason: None };
         Ok(Self { response, body, goes_on: hop.goes_on(body, version) })
     }
 }
@@ -251,7 +255,7 @@ mod tests {
                     .unwrap()
                     .unwrap();
             let line = |(name, value): (&HeaderName, &HeaderValue)| format!("{name}: {}", value.to_str().unwrap());
-            let mut found: Vec<_> = head.response.headers().iter().map(line).collect();
+            let mut found: Vec<_> = head.response.headers.iter().map(line).collect();
             found.sort_unstable();
             assert_eq!(found, left, "{said}");
         }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::{Bytes, BytesMut};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,6 +21,7 @@ use super::{Head, Slot};
 use crate::net::body::RequestBody;
 use crate::net::headers::Fields;
 use crate::net::http1::Lines;
+use crate::net::response::ResponseHead;
 
 /// A first byte for the method, and what a server says to it before it closes.
 pub fn answer(data: &[u8]) {
@@ -76,13 +77,13 @@ pub(super) fn read_here(method: &Method, said: &[u8], piece: usize) -> Option<Re
         while let Some(frame) = poll_fn(|cx| connection.poll_frame(cx)).await {
             body.extend(frame.ok()?.into_data().unwrap_or_default());
         }
-        Some((head.status().as_u16(), body))
+        Some((head.status.as_u16(), body))
     };
     run(exchange)
 }
 
 /// Sends a request that says next to nothing.
-pub(super) async fn ask(connection: &mut Box<Http1>, method: Method) -> Result<Response<()>, Unanswered> {
+pub(super) async fn ask(connection: &mut Box<Http1>, method: Method) -> Result<ResponseHead, Unanswered> {
     let head = Head { method, target: PathAndQuery::from_static("/"), host: None, fields: Fields::default() };
     connection.send(&head, &HeaderValue::from_static("a"), RequestBody::empty()).await
 }

@@ -88,7 +88,7 @@ async fn check(server: &Server, health: &Health) -> Result<(), Ill> {
             Sender::Http1(mut connection) => {
                 head.fields.push(CONNECTION, HeaderValue::from_static("close"));
                 let answer = connection.send(&head, &server.authority, RequestBody::empty()).await;
-                answer.map_err(|unanswered| unanswered.error)?.status()
+                answer.map_err(|unanswered| unanswered.error)?.status
             }
             Sender::Http2(mut sender) => {
                 let request = to_http2(&head, &server.authority, RequestBody::empty(), server.connector.is_tls());

@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
+use http::Method;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Method, Response};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -17,6 +17,7 @@ use super::{Head, Slot};
 use crate::net::Stream;
 use crate::net::body::{BodyError, RequestBody};
 use crate::net::http1::{Input, Lines, Pieces, Remaining};
+use crate::net::response::ResponseHead;
 
 /// A connection, and how far its request and answer are.
 pub(super) struct Http1 {
@@ -80,14 +81,14 @@ impl Http1 {
         head: &Head,
         host: &HeaderValue,
         body: RequestBody,
-    ) -> Result<Response<()>, Unanswered> {
+    ) -> Result<ResponseHead, Unanswered> {
         (self.heard, self.keep) = (false, true);
         self.output.begin(head, host, body);
         let answer = std::future::poll_fn(|cx| self.poll_head(cx, &head.method)).await;
         answer.map_err(|error| Unanswered { error, unsent: self.output.unsent(), heard: self.heard })
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<io::Result<Response<()>>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<io::Result<ResponseHead>> {
         self.poll_send(cx)?;
         if !self.output.is_begun()
             && let Some(failure) = self.output.failure.take()

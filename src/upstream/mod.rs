@@ -21,7 +21,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Response};
+use http::{HeaderValue, Method};
 use prometheus::{Histogram, IntCounter};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -40,6 +40,7 @@ use standing::Standing;
 
 use crate::net::body::{BodyError, BodyOutcome, RequestBody};
 use crate::net::headers::Fields;
+use crate::net::response::Response;
 use crate::policy::Permit;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, TlsError};

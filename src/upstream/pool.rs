@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use http::uri::{self, Authority, Scheme};
-use http::{HeaderValue, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Request, StatusCode, Uri};
 use hyper::client::conn::http2;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -16,6 +16,7 @@ use super::resolve::RENEWAL;
 use super::{Head, ResponseBody, SendError, Slot, Upstream};
 use crate::net::alarm::Alarms;
 use crate::net::body::RequestBody;
+use crate::net::response::Response;
 
 /// Longest that an unused connection is kept.
 const IDLE: Duration = Duration::from_secs(60);
@@ -335,15 +336,15 @@ impl Connection {
         let Self { sender, pool, generation, reused } = self;
         match sender {
             Sender::Http1(mut connection) => {
-                let response = connection.send(head, host, body).await.map_err(|unanswered| {
+                let head = connection.send(head, host, body).await.map_err(|unanswered| {
                     let Unanswered { error, unsent, heard } = unanswered;
                     SendFailure { error, unsent, unprocessed: false, heard, reused }
                 })?;
-                let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-                Ok(response.map(|()| match switches {
+                let body = match head.status == StatusCode::SWITCHING_PROTOCOLS {
                     true => ResponseBody::switched(connection),
                     false => ResponseBody::http1(connection, &pool),
-                }))
+                };
+                Ok(Response { head, body })
             }
             Sender::Http2(mut sender) => {
                 let request = to_http2(head, host, body, pool.tls);
@@ -361,7 +362,7 @@ impl Connection {
                     let error = std::io::Error::other(error);
                     SendFailure { error, unsent, unprocessed, heard: false, reused }
                 })?;
-                Ok(response.map(ResponseBody::http2))
+                Ok(Response::from(response).map(ResponseBody::http2))
             }
         }
     }

@@ -1,7 +1,6 @@
 //! The head of an answer as it is sent (RFC 9112 sections 2 to 6), and how its body goes out.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::response::Parts;
 use http::{Method, StatusCode, Version};
 use http_body::Body;
 use hyper::ext::ReasonPhrase;
@@ -10,6 +9,7 @@ use super::head::Facts;
 use crate::gateway::X_REQUEST_ID;
 use crate::net::headers::has_token;
 use crate::net::http1::number;
+use crate::net::response::ResponseHead;
 use crate::server::answer::{date, may_have_body};
 
 /// How the caller finds the end of an answer's body.
@@ -34,7 +34,7 @@ pub(super) struct Promised {
 /// Writes the head of the answer to a request. What it says of the body is what will be sent, whatever its fields say.
 pub(super) fn write_head(
     out: &mut Vec<u8>,
-    head: &Parts,
+    head: &ResponseHead,
     request_id: &HeaderValue,
     body: &impl Body,
     request: &Facts,
@@ -43,10 +43,10 @@ pub(super) fn write_head(
     let mut persists = request.persists && !switches;
     let coding = coding(head, body, request);
     persists &= coding != Coding::UntilClose;
-    write_status(out, head, request.version);
+    write_status(out, head.status, head.reason.as_ref(), request.version);
     write_field(out, X_REQUEST_ID.as_str().as_bytes(), request_id.as_bytes());
     let (mut dated, mut closes) = (false, false);
-    for (name, value) in &head.headers {
+    for (name, value) in &*head.headers {
         match *name {
             header::TRANSFER_ENCODING => continue,
             // Of an answer without a body, it says what another would have.
@@ -86,16 +86,14 @@ pub(super) fn write_head(
 
 /// The answer to what is no request.
 pub(super) fn write_refusal(out: &mut Vec<u8>, status: StatusCode) {
-    let (mut head, ()) = http::Response::new(()).into_parts();
-    head.status = status;
-    write_status(out, &head, Version::HTTP_11);
+    write_status(out, status, None, Version::HTTP_11);
     write_field(out, b"connection", b"close");
     write_field(out, b"content-length", b"0");
     write_field(out, b"date", &date());
     out.extend_from_slice(b"\r\n");
 }
 
-fn coding(head: &Parts, body: &impl Body, request: &Facts) -> Coding {
+fn coding(head: &ResponseHead, body: &impl Body, request: &Facts) -> Coding {
     if request.method == Method::HEAD || !may_have_body(head.status) || body.is_end_stream() {
         return Coding::Nothing;
     }
@@ -156,14 +154,14 @@ fn decimal(mut number: u64, room: &mut [u8; 20]) -> &[u8] {
     }
 }
 
-fn write_status(out: &mut Vec<u8>, head: &Parts, version: Version) {
-    let reason = head.extensions.get::<ReasonPhrase>().map(ReasonPhrase::as_bytes);
-    if (head.status, version, reason) == (StatusCode::OK, Version::HTTP_11, None) {
+fn write_status(out: &mut Vec<u8>, status: StatusCode, reason: Option<&ReasonPhrase>, version: Version) {
+    let reason = reason.map(ReasonPhrase::as_bytes);
+    if (status, version, reason) == (StatusCode::OK, Version::HTTP_11, None) {
         return out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
     }
-    let reason = reason.or_else(|| head.status.canonical_reason().map(str::as_bytes)).unwrap_or_default();
+    let reason = reason.or_else(|| status.canonical_reason().map(str::as_bytes)).unwrap_or_default();
     let version: &[u8] = if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
-    for part in [version, head.status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
+    for part in [version, status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
         out.extend_from_slice(part);
     }
 }
@@ -234,10 +232,10 @@ mod tests {
                 let (name, value) = field.split_once(": ").unwrap();
                 response.header(name, value)
             });
-            let (parts, ()) = response.body(()).unwrap().into_parts();
+            let head = crate::net::response::Response::from(response.body(()).unwrap()).head;
             let facts = Facts { method: method.clone(), version, persists: true, takes_trailers: false };
             let mut out = Vec::new();
-            let promised = write_head(&mut out, &parts, &HeaderValue::from_static("7"), &Of(body), &facts);
+            let promised = write_head(&mut out, &head, &HeaderValue::from_static("7"), &Of(body), &facts);
             let out = String::from_utf8(out).unwrap();
             let (lines, date) = out.split_once("\r\nx-request-id: 7\r\n").unwrap().1.rsplit_once("date: ").unwrap();
             assert!(date.ends_with(" GMT\r\n\r\n"), "{date}");

@@ -21,6 +21,7 @@ use crate::gateway::Answered;
 use crate::net::alarm::Alarm;
 use crate::net::body::Incoming;
 use crate::net::request::RequestHead;
+use crate::net::response::Response;
 use crate::net::switch::Switch;
 
 use answer::{Coding, Promised};
@@ -98,7 +99,7 @@ where
         .await;
         answering.as_mut().set(None);
         let Answered { request_id, response } = answered.ok_or(Ended::Left)?;
-        let (head, body) = response.into_parts();
+        let Response { head, body } = response;
         let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
         let promised = answer::write_head(&mut lock(&wire).output().before, &head, &request_id, &body, &facts);
         drop((head, request_id));
@@ -307,7 +308,7 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderValue, Response};
+    use http::HeaderValue;
     use http_body_util::{BodyExt, Empty};
     use prometheus::{IntCounterVec, Opts};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -343,7 +344,10 @@ mod tests {
             async {
                 // The other task goes first.
                 tokio::task::yield_now().await;
-                Answered { request_id: HeaderValue::from_static("-"), response: Response::new(Empty::<Bytes>::new()) }
+                Answered {
+                    request_id: HeaderValue::from_static("-"),
+                    response: http::Response::new(Empty::<Bytes>::new()).into(),
+                }
             }
         };
         let (ours, mut theirs) = tokio::io::duplex(1 << 16);

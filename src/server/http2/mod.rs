@@ -32,6 +32,7 @@ use crate::net::alarm::Alarm;
 use crate::net::body::Incoming;
 use crate::net::http1::{Input, number};
 use crate::net::request::RequestHead;
+use crate::net::response::Response;
 use crate::net::switch::{Handover, Switch};
 
 use body::{Open, RequestBody, Tunnelled};
@@ -529,7 +530,7 @@ impl Exchange<'_> {
         });
         let Answered { request_id, response } = answered.await?;
         drop(answering);
-        let (head, mut body) = response.into_parts();
+        let Response { head, mut body } = response;
         let opens = self.handover.take().filter(|handover| head.status.is_success() && !handover.is_closed());
         let has_body = may_have_body(head.status) && !self.is_to_head && !body.is_end_stream();
         let said = head.headers.get(header::CONTENT_LENGTH);

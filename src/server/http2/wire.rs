@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{StatusCode, response};
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
@@ -19,6 +19,7 @@ use super::{Ended, Reason};
 use crate::gateway::X_REQUEST_ID;
 use crate::net::body::BodyError;
 use crate::net::http1::Pieces;
+use crate::net::response::ResponseHead;
 use crate::server::answer::date;
 
 /// What a peer may send ahead, for a stream and for the connection.
@@ -318,7 +319,7 @@ impl Wire {
     pub(super) fn write_head(
         &mut self,
         id: u32,
-        head: &response::Parts,
+        head: &ResponseHead,
         request_id: &HeaderValue,
         length: Option<&HeaderValue>,
         ends: bool,
@@ -335,7 +336,7 @@ impl Wire {
                 place += 1;
             };
             let mut dated = false;
-            for (name, value) in &head.headers {
+            for (name, value) in &*head.headers {
                 match *name {
                     header::CONTENT_LENGTH => continue,
                     header::DATE => dated = true,
