@@ -246,6 +246,8 @@ impl Remaining {
                     _ => return Err(Malformed::Chunk),
                 },
                 Self::Trailers => {
+                    // There is no line before them.
+                    let most = Most { fields: most.fields.saturating_sub(1), ..most };
                     let Some(bytes) = lines.take(input, most, LineEnd::CrLf)? else { return Ok(None) };
                     let fields = lines.of(&bytes).map(|line| field(&bytes, line));
                     let trailers: HeaderMap = fields.collect::<Option<_>>().ok_or(Malformed::Trailers)?;

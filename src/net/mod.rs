@@ -1,6 +1,7 @@
 //! What any HTTP hop needs and no domain owns: URLs as configured, trusted peers, bodies, hop-by-hop headers.
 
 pub mod alarm;
+pub mod bell;
 pub mod body;
 pub mod fetch;
 pub mod forwarded;

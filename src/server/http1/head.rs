@@ -336,6 +336,8 @@ mod tests {
             (chunked, "00000000000000005\r\n12345\r\n", Some(Chunk.into())),
             (chunked, "5\r\n123456\r\n0\r\n\r\n", Some(Chunk.into())),
             (chunked, "5\r\n1234\r\n0\r\n\r\n", Some(LineEnd.into())),
+            (chunked, &format!("0\r\n{}\r\n", "X: y\r\n".repeat(100)), None),
+            (chunked, &format!("0\r\n{}\r\n", "X: y\r\n".repeat(101)), Some(Malformed::TooMany.into())),
         ] {
             let request = format!("POST /a HTTP/1.1\r\n{head}\r\n{body}");
             // Behind another, and before one: the next head is found.

@@ -11,11 +11,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Ended;
 use super::head::{self, Head, Seen, Unfit};
+use crate::net::bell::Bell;
 use crate::net::body::BodyError;
 use crate::net::http1::{Input, Lines, Most, Pieces, READ_BYTES, Remaining};
 
 pub(super) struct Wire<I> {
     io: I,
+    bell: Bell,
     input: Input,
     lines: Lines,
     seen: Seen,
@@ -45,6 +47,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     pub(super) fn new(io: I, most: Most) -> Self {
         Self {
             io,
+            bell: Bell::default(),
             input: Input::default(),
             lines: Lines::default(),
             seen: Seen::default(),
@@ -66,7 +69,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
                 (self.body, self.expects_continue) = (head.body, head.expects_continue);
                 return Poll::Ready(Ok(Some(head)));
             }
-            if ready!(self.poll_read(cx))? == 0 {
+            if ready!(self.poll_new(cx))? == 0 {
                 return Poll::Ready(Ok(None));
             }
         }
@@ -120,7 +123,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         if !self.input.bytes.is_empty() {
             return Poll::Pending;
         }
-        match ready!(self.poll_read(cx)) {
+        match ready!(self.poll_new(cx)) {
             Ok(1..) => Poll::Pending,
             Ok(0) | Err(_) => Poll::Ready(()),
         }
@@ -182,7 +185,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
 
     /// Gives 0 when the caller has closed.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.bell.forget();
         self.input.poll_read(cx, Pin::new(&mut self.io))
+    }
+
+    /// The same, for the connection's own task.
+    fn poll_new(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Self { bell, input, io, .. } = self;
+        bell.poll(cx, |cx| input.poll_read(cx, Pin::new(io)))
     }
 }
 

@@ -29,6 +29,7 @@ use super::answer::may_have_body;
 use super::deadline::{Draining, HEADER, IDLE, REST, Served, Waits};
 use crate::gateway::Answered;
 use crate::net::alarm::Alarm;
+use crate::net::bell::Bell;
 use crate::net::body::Incoming;
 use crate::net::http1::{Input, number};
 use crate::net::request::RequestHead;
@@ -142,6 +143,7 @@ struct Asked {
 /// A connection, but for those who answer.
 struct Connection<'a, I> {
     io: I,
+    bell: Bell,
     served: Served<'a>,
     wire: Shared,
     input: Input,
@@ -202,6 +204,7 @@ impl<'a, I: AsyncRead + AsyncWrite + Unpin> Connection<'a, I> {
         frame::write_window(out, 0, CONNECTION_WINDOW - frame::WINDOW as u32);
         Self {
             io,
+            bell: Bell::default(),
             draining: Draining::new(served.phase.clone()),
             served,
             wire: Arc::new(Mutex::new(wire)),
@@ -266,7 +269,8 @@ impl<'a, I: AsyncRead + AsyncWrite + Unpin> Connection<'a, I> {
             if let Some(asked) = self.next(&mut wire)? {
                 return Poll::Ready(Ok(Some(asked)));
             }
-            if ready!(self.input.poll_read(cx, Pin::new(&mut self.io)))? == 0 {
+            let Self { bell, input, io, .. } = self;
+            if ready!(bell.poll(cx, |cx| input.poll_read(cx, Pin::new(io))))? == 0 {
                 return Poll::Ready(Ok(None));
             }
             self.rests = false;
