@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::exchange::Exchange;
-use crate::net::switch::Switch;
+use crate::net::switch::{Switch, Switched};
 use crate::upstream;
 
 pub(super) struct Tunnel {
@@ -44,9 +44,16 @@ async fn copy(
     ends_at: Option<Instant>,
 ) -> Result<u64, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let caller = caller.stream().await.map_err(|error| text(&error))?;
+    let Switched { io, over } = caller.stream().await.map_err(|error| text(&error))?;
+    let taken_back = async {
+        match over {
+            Some(over) => drop(over.await),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(taken_back);
     let last_byte = Arc::new(LastByte::new());
-    let mut caller = Observed { io: caller, last_byte: Arc::clone(&last_byte) };
+    let mut caller = Observed { io, last_byte: Arc::clone(&last_byte) };
     let copy = tokio::io::copy_bidirectional(&mut caller, &mut server);
     tokio::pin!(copy);
     loop {
@@ -54,6 +61,7 @@ async fn copy(
         let wake = ends_at.map_or(silent_until, |end| end.min(silent_until));
         tokio::select! {
             done = &mut copy => return done.map(|(_, down)| down).map_err(|error| text(&error)),
+            () = &mut taken_back => return Err("the caller took it back".to_owned()),
             () = tokio::time::sleep_until(wake) => {}
         }
         if ends_at.is_some_and(|end| Instant::now() >= end) {

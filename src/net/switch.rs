@@ -1,5 +1,6 @@
 //! A caller's connection that speaks another protocol from now on, on its way to whoever carries its bytes.
 
+use std::convert::Infallible;
 use std::{fmt, io};
 
 use bytes::Bytes;
@@ -8,14 +9,27 @@ use tokio::sync::oneshot;
 use super::Stream;
 
 /// Who speaks to the caller hands the connection, or its stream, over with it.
-pub type Handover = oneshot::Sender<Box<dyn Stream>>;
+pub type Handover = oneshot::Sender<Switched>;
+
+/// What was handed over.
+pub struct Switched {
+    pub io: Box<dyn Stream>,
+    /// Ends when the caller takes all of it back, also where nothing is read of it or written to it just then.
+    pub over: Option<oneshot::Receiver<Infallible>>,
+}
+
+impl fmt::Debug for Switched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Switched").finish_non_exhaustive()
+    }
+}
 
 /// What an extended CONNECT asks for (`:protocol`, RFC 8441 section 4).
 #[derive(Clone, Debug)]
 pub struct Protocol(pub Bytes);
 
 /// Comes with a request that may switch protocols.
-pub struct Switch(oneshot::Receiver<Box<dyn Stream>>);
+pub struct Switch(oneshot::Receiver<Switched>);
 
 impl fmt::Debug for Switch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -30,7 +44,7 @@ impl Switch {
     }
 
     /// The connection, once the answer that switches was sent.
-    pub async fn stream(self) -> io::Result<Box<dyn Stream>> {
+    pub async fn stream(self) -> io::Result<Switched> {
         let gone = |_| io::Error::new(io::ErrorKind::NotConnected, "the caller left before the switch");
         self.0.await.map_err(gone)
     }

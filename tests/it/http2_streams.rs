@@ -329,30 +329,42 @@ fn rfc7541_4_2_the_first_block_says_that_the_table_is_smaller() {
 }
 
 #[test]
-fn rfc8441_a_tunnel_ends_with_its_connection() {
-    let (ended, is_over) = std::sync::mpsc::channel();
-    let ended = std::sync::Mutex::new(ended);
+fn rfc8441_a_tunnel_ends_with_its_stream() {
+    let gate = Gate::default();
+    let waits = gate.clone();
     let upstream = RecordingUpstream::scripted(move |exchange| {
         exchange.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n")?;
-        let closed = exchange.wait_for_close();
-        ended.lock().unwrap().send(closed.is_ok()).unwrap();
-        closed
+        exchange.wait_for_close()?;
+        // That the caller has said its last is no reason to close, or to say anything.
+        waits.wait();
+        Ok(())
     });
     let site = Site::builder().upstream(upstream).more(OPEN).start();
-    for goes_wrong in [false, true] {
+    let upgrade = |path| {
         let mut frames = Frames::open(site.gateway.address("main"));
-        let mut fields = get("/public/x");
+        let mut fields = get(path);
         fields[0].1 = b"CONNECT";
-        fields.push((b":protocol", b"websocket"));
-        fields.push((b"sec-websocket-version", b"13"));
+        fields.extend([(&b":protocol"[..], &b"websocket"[..]), (b"sec-websocket-version", b"13")]);
         frames.send(HEADERS, END_HEADERS, 1, &block(&fields)).unwrap();
         assert_eq!(frames.outcome(1), Outcome::Status(200));
-        if goes_wrong {
-            frames.send(PING, 0, 0, &[0; 7]).unwrap();
-        }
-        drop(frames);
-        assert_eq!(is_over.recv_timeout(crate::support::wire::PATIENCE), Ok(true), "goes wrong: {goes_wrong}");
+        frames
+    };
+    let reset = frame(RST_STREAM, 0, 1, &8u32.to_be_bytes());
+    let says_its_last = frame(DATA, END_STREAM, 1, b"");
+    for (path, says, stays) in [
+        ("/public/leaves", vec![], false),
+        ("/public/goes-wrong", frame(PING, 0, 0, &[0; 7]), false),
+        ("/public/takes-back", reset.clone(), true),
+        ("/public/has-said-its-last", says_its_last.clone(), false),
+        ("/public/takes-back-after-its-last", [says_its_last, reset].concat(), true),
+    ] {
+        let mut frames = upgrade(path);
+        frames.write(&says).unwrap();
+        let kept = Some(frames).filter(|_| stays);
+        site.gateway.wait_log(path, |line| line["path"] == path);
+        drop(kept);
     }
+    gate.open();
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::net::alarm::Alarm;
 use crate::net::body::Incoming;
 use crate::net::request::RequestHead;
 use crate::net::response::Response;
-use crate::net::switch::Switch;
+use crate::net::switch::{self, Switch};
 
 use answer::{Coding, Promised};
 use head::Head;
@@ -110,7 +110,8 @@ where
         let (body_is_over, has_more) = std::future::poll_fn(|cx| Poll::Ready(lock(&wire).end(cx))).await;
         if switches && body_is_over {
             // Nobody takes it where the tunnel is gone already.
-            let _ = handover.map(|handover| handover.send(Box::new(Switched(wire))));
+            let _ =
+                handover.map(|handover| handover.send(switch::Switched { io: Box::new(Switched(wire)), over: None }));
             return Ok(());
         }
         if !body_is_over {

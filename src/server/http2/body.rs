@@ -51,7 +51,8 @@ pub(super) struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        lock(&self.wire).close(self.id, self.reason);
+        let reason = if std::thread::panicking() { Reason::INTERNAL_ERROR } else { self.reason };
+        lock(&self.wire).close(self.id, reason);
     }
 }
 

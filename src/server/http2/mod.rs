@@ -34,7 +34,7 @@ use crate::net::body::Incoming;
 use crate::net::http1::{Input, number};
 use crate::net::request::RequestHead;
 use crate::net::response::Response;
-use crate::net::switch::{Handover, Switch};
+use crate::net::switch::{Handover, Switch, Switched};
 
 use body::{Open, RequestBody, Tunnelled};
 use frame::{Frame, Kind, flags};
@@ -554,7 +554,8 @@ impl Exchange<'_> {
         drop((head, request_id));
         if let Some(handover) = opens {
             // Nobody takes it where the tunnel is gone already.
-            let _ = handover.send(Box::new(Tunnelled::new(self.stream)));
+            let over = lock(&wire).tunnelled(id);
+            let _ = handover.send(Switched { io: Box::new(Tunnelled::new(self.stream)), over });
             return Ok(());
         }
         if !has_body {

@@ -2,6 +2,7 @@
 //! bodies.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::io::AsyncWrite;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::frame::{self, Frame, WINDOW, WINDOW_MOST, flags};
@@ -81,12 +83,14 @@ struct Stream {
     head_sent: bool,
     end_sent: bool,
     over: bool,
+    /// Gone with the stream, which tells whoever carries a tunnel.
+    tunnel: Option<oneshot::Sender<Infallible>>,
 }
 
 impl Stream {
     /// Tells all who have to do with it that it is over.
     fn end(&mut self) {
-        self.over = true;
+        (self.over, self.tunnel) = (true, None);
         self.sender.as_ref().inspect(|sender| sender.wake_by_ref());
         self.reader.take().inspect(Waker::wake_by_ref);
     }
@@ -283,6 +287,14 @@ impl Wire {
         Ok(())
     }
 
+    /// Ends with the stream, which is a tunnel from now on.
+    pub(super) fn tunnelled(&mut self, id: u32) -> Option<oneshot::Receiver<Infallible>> {
+        let stream = self.find(id).filter(|stream| !stream.over)?;
+        let (sender, over) = oneshot::channel();
+        stream.tunnel = Some(sender);
+        Some(over)
+    }
+
     /// Until a head or trailers may be written.
     pub(super) fn poll_room(&mut self, cx: &Context<'_>, id: u32) -> Poll<Result<(), Gone>> {
         self.watch(cx, id)?;
@@ -450,6 +462,7 @@ impl Wire {
             head_sent: false,
             end_sent: false,
             over: false,
+            tunnel: None,
         });
     }
 
@@ -526,7 +539,7 @@ impl Wire {
         let left = stream.left.map(|left| left.checked_sub(content.len() as u64));
         let fault = if stream.over {
             self.release(bytes);
-            return Ok(());
+            return self.idle_frames.spend();
         } else if stream.end_received {
             Some(Reason::STREAM_CLOSED)
         } else if stream.receive_window < 0 {
@@ -551,7 +564,7 @@ impl Wire {
 
     /// The request has ended with trailers.
     pub(super) fn on_trailers(&mut self, id: u32, are_fit: bool) -> Result<(), Ended> {
-        let Some(stream) = self.find(id).filter(|stream| !stream.over) else { return Ok(()) };
+        let Some(stream) = self.find(id).filter(|stream| !stream.over) else { return self.idle_frames.spend() };
         if stream.end_received {
             return self.fault(id, Reason::STREAM_CLOSED);
         }
@@ -569,7 +582,10 @@ impl Wire {
             self.late(id)?;
             return self.idle_frames.spend();
         };
-        if !stream.seen && !stream.over {
+        if stream.over {
+            return self.idle_frames.spend();
+        }
+        if !stream.seen {
             let (at_once, in_all) = &mut self.unseen;
             (*at_once, *in_all) = (*at_once + 1, *in_all + 1);
             if *at_once > UNSEEN.0 || (*in_all > UNSEEN.1 && *in_all > taken_up / 4) {
