@@ -332,9 +332,12 @@ fn rfc7541_4_2_the_first_block_says_that_the_table_is_smaller() {
 fn rfc8441_a_tunnel_ends_with_its_stream() {
     let gate = Gate::default();
     let waits = gate.clone();
+    let (hears, heard) = std::sync::mpsc::channel();
+    let hears = std::sync::Mutex::new(hears);
     let upstream = RecordingUpstream::scripted(move |exchange| {
         exchange.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n")?;
         exchange.wait_for_close()?;
+        hears.lock().unwrap().send(()).unwrap();
         // That the caller has said its last is no reason to close, or to say anything.
         waits.wait();
         Ok(())
@@ -351,17 +354,24 @@ fn rfc8441_a_tunnel_ends_with_its_stream() {
     };
     let reset = frame(RST_STREAM, 0, 1, &8u32.to_be_bytes());
     let says_its_last = frame(DATA, END_STREAM, 1, b"");
-    for (path, says, stays) in [
-        ("/public/leaves", vec![], false),
-        ("/public/goes-wrong", frame(PING, 0, 0, &[0; 7]), false),
-        ("/public/takes-back", reset.clone(), true),
-        ("/public/has-said-its-last", says_its_last.clone(), false),
-        ("/public/takes-back-after-its-last", [says_its_last, reset].concat(), true),
+    for (path, ends, says, stays) in [
+        ("/public/leaves", false, vec![], false),
+        ("/public/goes-wrong", false, frame(PING, 0, 0, &[0; 7]), false),
+        ("/public/takes-back", false, reset.clone(), true),
+        ("/public/has-said-its-last", true, vec![], false),
+        ("/public/takes-back-after-its-last", true, reset, true),
     ] {
         let mut frames = upgrade(path);
+        if ends {
+            frames.write(&says_its_last).unwrap();
+            heard.recv_timeout(crate::support::wire::PATIENCE).unwrap();
+        }
         frames.write(&says).unwrap();
         let kept = Some(frames).filter(|_| stays);
         site.gateway.wait_log(path, |line| line["path"] == path);
+        if !ends {
+            heard.recv_timeout(crate::support::wire::PATIENCE).unwrap();
+        }
         drop(kept);
     }
     gate.open();
