@@ -147,10 +147,11 @@ pub(super) fn read_here(data: &[u8], piece: usize) -> Read {
 fn well_formed(sent: &[u8]) -> bool {
     let (mut rest, mut decoder) = (BytesMut::from(sent), Decoder::default());
     while let Ok(Some(frame)) = Frame::take(&mut rest) {
-        let is_block = matches!(frame.kind, Kind::Headers);
-        let read = decoder.decode(&frame.payload, |_, _| Ok::<_, Unreadable>(()));
-        if is_block && (read.is_err() || !frame.has(flags::END_HEADERS)) {
-            return false;
+        if frame.kind == Kind::Headers {
+            let read = decoder.decode(&frame.payload, |_, _| Ok::<_, Unreadable>(()));
+            if read.is_err() || !frame.has(flags::END_HEADERS) {
+                return false;
+            }
         }
     }
     rest.is_empty()
