@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::exchange::Exchange;
-use crate::net::switch::{Switch, Switched};
+use crate::net::switch::{HandedOver, Switch};
 use crate::upstream;
 
 pub(super) struct Tunnel {
@@ -44,7 +44,7 @@ async fn copy(
     ends_at: Option<Instant>,
 ) -> Result<u64, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let Switched { io, over } = caller.stream().await.map_err(|error| text(&error))?;
+    let HandedOver { io, over } = caller.stream().await.map_err(|error| text(&error))?;
     let taken_back = async {
         match over {
             Some(over) => drop(over.await),

@@ -16,7 +16,7 @@ const PROBE_BYTES: usize = 2 * 1024;
 /// Longest line with the size of a chunk; what follows the size means nothing to anybody.
 const CHUNK_LINE_BYTES: usize = 1024;
 /// What is copied to what comes before it rather than sent from where it is, which takes a costlier system call.
-const COPIED: usize = 4 * 1024;
+pub const COPIED: usize = 4 * 1024;
 /// Buffers that grew beyond this are not kept for the next message.
 const KEPT_BYTES: usize = 16 * 1024;
 /// Longest size of a chunk, in digits.

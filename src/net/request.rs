@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::header::HeaderMap;
 use http::{Method, Uri, Version};
 
-use super::switch::{Protocol, Switch};
+use super::switch::{Handover, Protocol, Switch};
 
 /// A request without its body.
 #[derive(Debug, Default)]
@@ -19,4 +19,13 @@ pub struct RequestHead {
     pub switch: Option<Switch>,
     /// What an extended CONNECT asks for.
     pub protocol: Option<Protocol>,
+}
+
+impl RequestHead {
+    /// Lets it switch protocols: with what this gives, the connection is handed over.
+    pub fn may_switch(&mut self) -> Handover {
+        let (handover, switch) = Switch::new();
+        self.switch = Some(switch);
+        handover
+    }
 }

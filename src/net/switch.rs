@@ -9,18 +9,18 @@ use tokio::sync::oneshot;
 use super::Stream;
 
 /// Who speaks to the caller hands the connection, or its stream, over with it.
-pub type Handover = oneshot::Sender<Switched>;
+pub type Handover = oneshot::Sender<HandedOver>;
 
 /// What was handed over.
-pub struct Switched {
+pub struct HandedOver {
     pub io: Box<dyn Stream>,
     /// Ends when the caller takes all of it back, also where nothing is read of it or written to it just then.
     pub over: Option<oneshot::Receiver<Infallible>>,
 }
 
-impl fmt::Debug for Switched {
+impl fmt::Debug for HandedOver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Switched").finish_non_exhaustive()
+        f.debug_struct("HandedOver").finish_non_exhaustive()
     }
 }
 
@@ -29,7 +29,7 @@ impl fmt::Debug for Switched {
 pub struct Protocol(pub Bytes);
 
 /// Comes with a request that may switch protocols.
-pub struct Switch(oneshot::Receiver<Switched>);
+pub struct Switch(oneshot::Receiver<HandedOver>);
 
 impl fmt::Debug for Switch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,7 +44,7 @@ impl Switch {
     }
 
     /// The connection, once the answer that switches was sent.
-    pub async fn stream(self) -> io::Result<Switched> {
+    pub async fn stream(self) -> io::Result<HandedOver> {
         let gone = |_| io::Error::new(io::ErrorKind::NotConnected, "the caller left before the switch");
         self.0.await.map_err(gone)
     }

@@ -22,7 +22,7 @@ use crate::net::alarm::Alarm;
 use crate::net::body::Incoming;
 use crate::net::request::RequestHead;
 use crate::net::response::Response;
-use crate::net::switch::{self, Switch};
+use crate::net::switch::HandedOver;
 
 use answer::{Coding, Promised};
 use head::Head;
@@ -74,11 +74,7 @@ where
             }
             Err(ended) => return Err(ended),
         };
-        let handover = names_upgrade.then(|| {
-            let (handover, switch) = Switch::new();
-            request.switch = Some(switch);
-            handover
-        });
+        let handover = names_upgrade.then(|| request.may_switch());
         let body = if body.is_nothing() { Incoming::empty() } else { Incoming::new(RequestBody::new(&wire)) };
         let answering = answering.get_or_insert_with(|| Box::pin(None));
         answering.as_mut().set(Some(answer(request, body)));
@@ -110,8 +106,7 @@ where
         let (body_is_over, has_more) = std::future::poll_fn(|cx| Poll::Ready(lock(&wire).end(cx))).await;
         if switches && body_is_over {
             // Nobody takes it where the tunnel is gone already.
-            let _ =
-                handover.map(|handover| handover.send(switch::Switched { io: Box::new(Switched(wire)), over: None }));
+            let _ = handover.map(|handover| handover.send(HandedOver { io: Box::new(Switched(wire)), over: None }));
             return Ok(());
         }
         if !body_is_over {

@@ -8,7 +8,7 @@ use super::{Ended, Reason};
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Of a frame's head.
 pub(super) const HEAD_BYTES: usize = 9;
-/// Longest payload that is taken, the least that may be allowed.
+/// Longest payload that is taken, and sent: the least that may be allowed.
 pub(super) const FRAME_BYTES: usize = 16_384;
 /// Most that a window holds.
 pub(super) const WINDOW_MOST: i64 = 0x7fff_ffff;

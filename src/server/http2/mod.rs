@@ -34,7 +34,7 @@ use crate::net::body::Incoming;
 use crate::net::http1::{Input, number};
 use crate::net::request::RequestHead;
 use crate::net::response::Response;
-use crate::net::switch::{Handover, Switch, Switched};
+use crate::net::switch::{HandedOver, Handover};
 
 use body::{Open, RequestBody, Tunnelled};
 use frame::{Frame, Kind, flags};
@@ -99,11 +99,7 @@ where
         let body = if ends { Incoming::empty() } else { Incoming::new(RequestBody::new(&wire, id)) };
         let (is_to_head, names_protocol) = (head.is_to_head(), head.names_protocol());
         let mut request = head.into_request();
-        let handover = names_protocol.then(|| {
-            let (handover, switch) = Switch::new();
-            request.switch = Some(switch);
-            handover
-        });
+        let handover = names_protocol.then(|| request.may_switch());
         let stream = Open { wire: Arc::clone(&wire), id, reason: Reason::CANCEL };
         let exchange = Exchange { stream, is_to_head, handover, waits }.run(Box::pin(answer(request, body)));
         // A panic is told of where it comes up, and ends no other request.
@@ -555,7 +551,7 @@ impl Exchange<'_> {
         if let Some(handover) = opens {
             // Nobody takes it where the tunnel is gone already.
             let over = lock(&wire).tunnelled(id);
-            let _ = handover.send(Switched { io: Box::new(Tunnelled::new(self.stream)), over });
+            let _ = handover.send(HandedOver { io: Box::new(Tunnelled::new(self.stream)), over });
             return Ok(());
         }
         if !has_body {
@@ -591,14 +587,15 @@ impl Exchange<'_> {
             }
             // Trailers may follow, also where the length was said.
             let is_last = body.is_end_stream() && left.unwrap_or(0) == 0;
+            if is_last && data.is_empty() {
+                lock(&wire).write_data(id, Bytes::new(), true);
+            }
             while !data.is_empty() {
                 let bytes = self.in_time(|cx| lock(&wire).poll_window(cx, id)).await??;
                 let piece = data.split_to(bytes.min(data.len()));
                 lock(&wire).write_data(id, piece, is_last && data.is_empty());
             }
             if is_last {
-                // It may have been written with the last piece.
-                lock(&wire).write_data(id, Bytes::new(), true);
                 return Ok(());
             }
         }

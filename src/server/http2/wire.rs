@@ -20,7 +20,7 @@ use super::hpack::Encoder;
 use super::{Ended, Reason};
 use crate::gateway::X_REQUEST_ID;
 use crate::net::body::BodyError;
-use crate::net::http1::Pieces;
+use crate::net::http1::{COPIED, Pieces};
 use crate::net::response::ResponseHead;
 use crate::server::answer::date;
 
@@ -31,8 +31,6 @@ pub(super) const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const ROOM: usize = 16 * 1024;
 /// What waits to be sent of what the peer made us say, beyond which it is not read.
 const CLOGGED: usize = 64 * 1024;
-/// Data up to this is copied behind its frame's head rather than sent from where it is.
-const COPIED: usize = 4 * 1024;
 /// Who waits for room is woken in groups of this.
 const GROUP: usize = 4;
 /// Frames that ask for nothing, or carry next to nothing: how many may come at once, and how many more each millisecond.
@@ -116,10 +114,9 @@ pub(super) struct Wire {
     last: u32,
     last_taken_up: u32,
     taken_up: u32,
-    /// What the peer takes: on the connection, on a new stream, in a frame.
+    /// What the peer takes: on the connection, on a new stream.
     window: i64,
     initial_window: i64,
-    frame_bytes: usize,
     /// What the peer may send, and what was taken since it was told of that.
     receive_window: i64,
     unreleased: u32,
@@ -158,7 +155,6 @@ impl Wire {
             taken_up: 0,
             window: WINDOW,
             initial_window: WINDOW,
-            frame_bytes: frame::FRAME_BYTES,
             receive_window: i64::from(CONNECTION_WINDOW),
             unreleased: 0,
             output: Pieces::default(),
@@ -317,7 +313,7 @@ impl Wire {
             return Poll::Pending;
         }
         let bytes = usize::try_from(window.min(self.window)).unwrap_or(0);
-        Poll::Ready(Ok(bytes.min(self.frame_bytes)))
+        Poll::Ready(Ok(bytes.min(frame::FRAME_BYTES)))
     }
 
     fn wait(&mut self, id: u32, for_window: bool) {
@@ -389,7 +385,7 @@ impl Wire {
         let Some(stream) = self.find(id).filter(|stream| !stream.over && !stream.end_sent) else { return };
         stream.end_sent = ends;
         self.idle_frames.earn(RETURNS.0);
-        let most = self.frame_bytes;
+        let most = frame::FRAME_BYTES;
         self.flushed = false;
         let out = out(&mut self.output, &mut self.behind);
         let start = out.len();
