@@ -27,25 +27,30 @@ use crate::telemetry::metrics::{Decision, method_label};
 use crate::token::VerifiedToken;
 use crate::upstream::{self, SendError};
 
-/// The body of an answer.
+/// The body of an answer: one pointer, which is handed on a few times.
 #[derive(Debug)]
-pub struct ResponseBody {
-    source: Source,
+pub struct ResponseBody(
+    /// None for a switch of protocols, whose tunnel tells of it.
+    Option<Box<Exchange>>,
+);
+
+/// Where the body of an answer comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// Made here; `None` once it was taken.
+    Local(Option<Bytes>),
+    Upstream(Streaming),
+}
+
+#[derive(Debug)]
+pub(super) struct Streaming {
+    body: upstream::ResponseBody,
     /// How long the upstream may be silent, and the moment at which the answer ends in any case.
     idle: Duration,
     ends_at: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
     /// Absent as long as there was nothing to wait for.
     last_byte: Option<Instant>,
-    /// None for a switch of protocols, whose tunnel tells of it.
-    exchange: Option<Box<Exchange>>,
-}
-
-#[derive(Debug)]
-enum Source {
-    /// Made here; `None` once it was taken.
-    Local(Option<Bytes>),
-    Upstream(upstream::ResponseBody),
 }
 
 /// What broke an answer off.
@@ -60,30 +65,64 @@ pub enum BrokenAnswer {
 }
 
 impl ResponseBody {
-    pub(super) fn local(body: Bytes, exchange: Box<Exchange>) -> Self {
-        let source = Source::Local(Some(body).filter(|body| !body.is_empty()));
-        Self { source, idle: Duration::MAX, ends_at: None, timer: None, last_byte: None, exchange: Some(exchange) }
+    pub(super) fn local(body: Bytes, mut exchange: Box<Exchange>) -> Self {
+        exchange.source = Some(Source::Local(Some(body).filter(|body| !body.is_empty())));
+        Self(Some(exchange))
     }
 
     pub(super) fn upstream(
         body: upstream::ResponseBody,
         idle: Duration,
         ends_at: Option<Instant>,
-        exchange: Box<Exchange>,
+        mut exchange: Box<Exchange>,
     ) -> Self {
-        let source = Source::Upstream(body);
-        Self { source, idle, ends_at, timer: None, last_byte: None, exchange: Some(exchange) }
+        exchange.source = Some(Source::Upstream(Streaming { body, idle, ends_at, timer: None, last_byte: None }));
+        Self(Some(exchange))
     }
 
     /// Of an answer that is told of elsewhere.
     pub(super) fn nothing() -> Self {
-        let source = Source::Local(None);
-        Self { source, idle: Duration::MAX, ends_at: None, timer: None, last_byte: None, exchange: None }
+        Self(None)
     }
 
-    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
-        let Source::Upstream(body) = &mut self.source else { return Poll::Ready(None) };
-        let polled = Pin::new(body).poll_frame(cx);
+    fn source(&self) -> Option<&Source> {
+        self.0.as_ref()?.source.as_ref()
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BrokenAnswer;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
+        self.0.as_mut().map_or(Poll::Ready(None), |exchange| exchange.poll_body(cx))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.source().is_none_or(Source::is_at_end)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.source() {
+            None => SizeHint::with_exact(0),
+            Some(Source::Local(body)) => SizeHint::with_exact(body.as_ref().map_or(0, Bytes::len) as u64),
+            Some(Source::Upstream(streaming)) => streaming.body.size_hint(),
+        }
+    }
+}
+
+impl Source {
+    fn is_at_end(&self) -> bool {
+        match self {
+            Self::Local(body) => body.is_none(),
+            Self::Upstream(streaming) => streaming.body.is_end_stream(),
+        }
+    }
+}
+
+impl Streaming {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
         if self.ends_at.is_some_and(|end| Instant::now() >= end) {
             return Poll::Ready(Some(Err(BrokenAnswer::Expired)));
         }
@@ -104,63 +143,10 @@ impl ResponseBody {
                 return Poll::Ready(Some(Err(BrokenAnswer::Expired)));
             }
             if Instant::now() >= silent_until {
-                if let Some(exchange) = &self.exchange {
-                    exchange.gateway().metrics.limits_reached.with_label_values(&["stream_idle"]).inc();
-                }
                 return Poll::Ready(Some(Err(BrokenAnswer::Idle(self.idle))));
             }
             // It was set before the last byte came.
             timer.as_mut().reset(next);
-        }
-    }
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = BrokenAnswer;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
-        let polled = match &mut self.source {
-            Source::Local(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
-            Source::Upstream(_) => self.poll_upstream(cx),
-        };
-        if let Some(exchange) = &mut self.exchange {
-            match &polled {
-                Poll::Ready(Some(Ok(frame))) => {
-                    exchange.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-                    // The last frame there is; it is not asked for another.
-                    exchange.complete |= frame.is_trailers();
-                }
-                Poll::Ready(Some(Err(error))) => exchange.broken(error),
-                Poll::Ready(None) => exchange.complete = true,
-                Poll::Pending => {}
-            }
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Local(body) => body.is_none(),
-            Source::Upstream(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Local(body) => SizeHint::with_exact(body.as_ref().map_or(0, Bytes::len) as u64),
-            Source::Upstream(body) => body.size_hint(),
-        }
-    }
-}
-
-impl Drop for ResponseBody {
-    fn drop(&mut self) {
-        // A body of announced length is not polled beyond its last byte.
-        if self.is_end_stream()
-            && let Some(exchange) = &mut self.exchange
-        {
-            exchange.complete = true;
         }
     }
 }
@@ -197,6 +183,8 @@ pub(super) struct Exchange {
     pub(super) status: u16,
     pub(super) bytes: u64,
     pub(super) complete: bool,
+    /// The body of the answer, when there is one.
+    pub(super) source: Option<Source>,
 }
 
 impl Exchange {
@@ -221,7 +209,29 @@ impl Exchange {
         self.gateway().metrics.limits_reached.with_label_values(&[limit]).inc();
     }
 
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
+        let polled = match &mut self.source {
+            None => Poll::Ready(None),
+            Some(Source::Local(body)) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
+            Some(Source::Upstream(streaming)) => streaming.poll(cx),
+        };
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                // The last frame there is; it is not asked for another.
+                self.complete |= frame.is_trailers();
+            }
+            Poll::Ready(Some(Err(error))) => self.broken(error),
+            Poll::Ready(None) => self.complete = true,
+            Poll::Pending => {}
+        }
+        polled
+    }
+
     fn broken(&mut self, error: &BrokenAnswer) {
+        if matches!(error, BrokenAnswer::Idle(_)) {
+            self.gateway().metrics.limits_reached.with_label_values(&["stream_idle"]).inc();
+        }
         self.reason = Some(ANSWER_BROKEN);
         self.cause = Some(error.to_string().into());
     }
@@ -233,6 +243,8 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        // A body of announced length is not polled beyond its last byte.
+        self.complete |= self.source.as_ref().is_some_and(Source::is_at_end);
         let answered = self.status != 0;
         if !answered {
             // There was nobody left to answer.

@@ -115,7 +115,7 @@ impl Worker {
     pub fn answer(
         self: Arc<Self>,
         connection: Arc<Connection>,
-        mut request: RequestHead,
+        mut request: Box<RequestHead>,
         body: Incoming,
     ) -> impl Future<Output = Answered<ResponseBody>> + Send {
         async move {
@@ -148,6 +148,7 @@ impl Worker {
                 status: 0,
                 bytes: 0,
                 complete: false,
+                source: None,
                 worker: Arc::clone(&self),
                 connection,
             });
@@ -208,7 +209,8 @@ impl Worker {
             GoesTo::AuthorizationServer(server, endpoint) => {
                 drop(host);
                 exchange.decision = Decision::Local;
-                return self.authorization_server(server, endpoint, exchange, origin, request, body).await;
+                let caller = self.caller_of(exchange, origin);
+                return self.authorization_server(server, endpoint, &caller, request, body).await;
             }
         };
         drop(host);
@@ -280,12 +282,21 @@ impl Worker {
         Ok(Answer::Tunnel { head, tunnel: Pending { caller, server, ends_at } })
     }
 
+    /// Who asks, for the endpoints.
+    fn caller_of<'a>(&self, exchange: &'a Exchange, origin: &Origin) -> authorization_server::Caller<'a> {
+        authorization_server::Caller {
+            peer: origin.client,
+            https: origin.https,
+            loopback: exchange.connection.peer.is_loopback() && self.gateway.public_url.is_loopback(),
+            request_id: exchange.request_id.to_str().unwrap_or_default(),
+        }
+    }
+
     async fn authorization_server(
         &self,
         server: &AuthorizationServer,
         endpoint: Endpoint,
-        exchange: &Exchange,
-        origin: &Origin,
+        caller: &authorization_server::Caller<'_>,
         request: &mut RequestHead,
         body: Incoming,
     ) -> Result<Answer, Reject> {
@@ -293,17 +304,11 @@ impl Worker {
         // The endpoints bound what they read, and say so in their own words.
         let body = RequestBody::new(body, u64::MAX, gateway.limits.body_timeout);
         let (body, _) = body.map_err(Reject::Body)?;
-        let caller = authorization_server::Caller {
-            peer: origin.client,
-            https: origin.https,
-            loopback: exchange.connection.peer.is_loopback() && gateway.public_url.is_loopback(),
-            request_id: exchange.request_id.to_str().unwrap_or_default(),
-        };
         let mut asked = Request::new(body);
         *asked.method_mut() = std::mem::take(&mut request.method);
         *asked.uri_mut() = std::mem::take(&mut request.uri);
         *asked.headers_mut() = Arc::unwrap_or_clone(std::mem::take(&mut request.headers));
-        Ok(Answer::Local(server.handle(endpoint, asked, &caller).await))
+        Ok(Answer::Local(server.handle(endpoint, asked, caller).await))
     }
 
     /// The answer that switches protocols; what follows it runs on by itself and is told of at its end.

@@ -181,7 +181,7 @@ pub(super) async fn note(found: &Mutex<Vec<Reading>>, request: String, body: Inc
 /// The complete requests as they are read here, and what is wrong with what follows them.
 pub(super) fn read_here(stream: &[u8], piece: usize) -> (Vec<Reading>, Option<Unfit>) {
     let found = Mutex::new(Vec::new());
-    let answer = |request: RequestHead, body| note(&found, request.uri.to_string(), body);
+    let answer = |request: Box<RequestHead>, body| note(&found, request.uri.to_string(), body);
     let ended = within(|served| run(http1::serve(Peer::new(stream, piece), served, answer)));
     let unfit = match ended {
         Some(Err(Ended::Unfit(unfit))) => Some(unfit),

@@ -65,7 +65,8 @@ impl Unfit {
 /// A request without its body, and what its head says of the connection.
 #[derive(Debug)]
 pub(super) struct Head {
-    pub(super) request: RequestHead,
+    /// It is handed on a few times, which moves a pointer.
+    pub(super) request: Box<RequestHead>,
     pub(super) body: Remaining,
     pub(super) facts: Facts,
     /// The body is sent when it is asked for (RFC 9110 section 10.1.1).
@@ -123,7 +124,7 @@ pub(super) fn take(
     lines: &mut Lines,
     seen: &mut Seen,
     most: Most,
-) -> Result<Option<Box<Head>>, Unfit> {
+) -> Result<Option<Head>, Unfit> {
     while input.starts_with(b"\r\n") {
         input.advance(2);
     }
@@ -141,7 +142,7 @@ pub(super) fn take(
     bytes.map(|bytes| parse(&bytes, lines, seen)).transpose()
 }
 
-fn parse(bytes: &Bytes, lines: &Lines, seen: &mut Seen) -> Result<Box<Head>, Unfit> {
+fn parse(bytes: &Bytes, lines: &Lines, seen: &mut Seen) -> Result<Head, Unfit> {
     let fields = lines.count().saturating_sub(1);
     let mut lines = lines.of(bytes);
     let first = lines.next().unwrap_or_default();
@@ -168,11 +169,7 @@ fn parse(bytes: &Bytes, lines: &Lines, seen: &mut Seen) -> Result<Box<Head>, Unf
 }
 
 impl Head {
-    fn new(
-        (method, uri, version): (Method, Uri, Version),
-        headers: Arc<HeaderMap>,
-        said: Said,
-    ) -> Result<Box<Self>, Unfit> {
+    fn new((method, uri, version): (Method, Uri, Version), headers: Arc<HeaderMap>, said: Said) -> Result<Self, Unfit> {
         let is_http11 = version == Version::HTTP_11;
         if said.chunked && !is_http11 {
             return Err(Unfit::Syntax);
@@ -183,14 +180,13 @@ impl Head {
             persists: !said.close && (is_http11 || said.keep_alive),
             takes_trailers: said.trailers,
         };
-        // It is handed on a few times, which moves a pointer.
-        Ok(Box::new(Self {
-            request: RequestHead { method, uri, version, headers, switch: None, protocol: None },
+        Ok(Self {
+            request: Box::new(RequestHead { method, uri, version, headers, switch: None, protocol: None }),
             body: if said.chunked { Remaining::ChunkSize } else { Remaining::Bytes(said.length.unwrap_or(0)) },
             facts,
             expects_continue: is_http11 && said.expects_continue,
             names_upgrade: is_http11 && said.upgrade,
-        }))
+        })
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) enum Ended {
 pub(super) async fn serve<I, A, F, B>(io: I, served: Served<'_>, answer: A) -> Result<(), Ended>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    A: Fn(RequestHead, Incoming) -> F,
+    A: Fn(Box<RequestHead>, Incoming) -> F,
     F: Future<Output = Answered<B>>,
     B: Body<Data = Bytes> + Unpin,
 {
@@ -64,7 +64,7 @@ where
     loop {
         let head = std::future::poll_fn(|cx| waiting.poll(cx, &mut lock(&wire), || answering = None)).await;
         let Head { mut request, body, facts, names_upgrade, .. } = match head {
-            Ok(Some(head)) => *head,
+            Ok(Some(head)) => head,
             Ok(None) => break,
             Err(Ended::Unfit(unfit)) => {
                 answer::write_refusal(&mut lock(&wire).output().before, unfit.status());
@@ -159,7 +159,7 @@ impl<'a> Waiting<'a> {
         cx: &mut Context<'_>,
         wire: &mut Wire<I>,
         rest: impl FnOnce(),
-    ) -> Poll<Result<Option<Box<Head>>, Ended>> {
+    ) -> Poll<Result<Option<Head>, Ended>> {
         let activity = self.served.activity;
         if self.leaves_at.is_none() && self.draining.poll(cx).is_ready() {
             // A request may be on its way to a connection that is idle: it is answered, and told that it is the last.
@@ -330,7 +330,7 @@ mod tests {
         let served = Served { most, waits: &waits, activity: &Activity::default(), phase, linger: HOUR };
         let (answered, is_answered) = watch::channel(at_once);
         let reading = Mutex::new(Vec::new());
-        let answer = |_: RequestHead, body: Incoming| {
+        let answer = |_: Box<RequestHead>, body: Incoming| {
             let (mut body, _) = RequestBody::new(body, u64::MAX, HOUR).unwrap();
             let mut is_answered = is_answered.clone();
             reading.lock().unwrap().push(tokio::spawn(async move {

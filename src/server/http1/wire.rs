@@ -63,7 +63,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     }
 
     /// The next head; `None` when the caller has closed.
-    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Box<Head>>, Ended>> {
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Head>, Ended>> {
         loop {
             if let Some(head) = head::take(&mut self.input.bytes, &mut self.lines, &mut self.seen, self.most)? {
                 (self.body, self.expects_continue) = (head.body, head.expects_continue);

@@ -131,7 +131,8 @@ pub(super) struct Read {
 
 pub(super) fn read_here(data: &[u8], piece: usize) -> Read {
     let found = Mutex::new(Vec::new());
-    let answer = |request: RequestHead, body| note(&found, told(&request.method, &request.uri, &request.headers), body);
+    let answer =
+        |request: Box<RequestHead>, body| note(&found, told(&request.method, &request.uri, &request.headers), body);
     let peer = Peer::new(&begun(data), piece);
     let hears = peer.hears();
     let ended = within(|served| run(serve(peer, served, answer)));

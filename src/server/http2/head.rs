@@ -44,9 +44,9 @@ impl Head {
         self.protocol.is_some()
     }
 
-    pub(super) fn into_request(self) -> RequestHead {
+    pub(super) fn into_request(self) -> Box<RequestHead> {
         let Self { method, uri, headers, protocol, .. } = self;
-        RequestHead { method, uri, version: Version::HTTP_2, headers, switch: None, protocol }
+        Box::new(RequestHead { method, uri, version: Version::HTTP_2, headers, switch: None, protocol })
     }
 }
 

@@ -86,7 +86,7 @@ pub(super) enum Ended {
 pub(super) async fn serve<I, A, F, B>(io: I, served: Served<'_>, answer: A) -> Result<(), Ended>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin,
-    A: Fn(RequestHead, Incoming) -> F,
+    A: Fn(Box<RequestHead>, Incoming) -> F,
     F: Future<Output = Answered<B>>,
     B: Body<Data = Bytes> + Unpin,
 {
