@@ -95,57 +95,89 @@ pub fn request(data: &[u8]) {
         }
     }
     let (method, uri, headers) = (method.unwrap_or_default(), target.unwrap_or_default(), Arc::new(headers));
-    let mut request = RequestHead { method, uri, headers: Arc::clone(&headers), ..RequestHead::default() };
-    let path = head::path(&request);
+    let request = || RequestHead {
+        method: method.clone(),
+        uri: uri.clone(),
+        headers: Arc::clone(&headers),
+        ..RequestHead::default()
+    };
     let token = facts(claims).map(Arc::new);
-    let Some(sent) = forwarded(&mut request, token.as_ref()) else { return };
+    let way = Way::new(token.is_some());
+    let Some(sent) = way.forwarded(request(), token.as_ref()) else { return };
     assert_eq!(sent.host, None, "the server's own host is filled in");
-    judge(&headers, &sent.fields.iter().cloned().collect(), token.as_deref());
-    let path = path.expect("it was forwarded");
+    judge(&headers, &fields_of(&sent), token.as_deref());
+    let path = head::path(&request()).expect("it was forwarded");
     let whole = if path.as_str() == "/api" { "/api/" } else { path.as_str() };
     assert_eq!((format!("/api{}", sent.target.path()).as_str(), sent.target.query()), (whole, path.target().query()));
+    // What comes again is sent again, and what comes again with another token is not.
+    let upgrades = fields_of(&sent).contains_key(header::UPGRADE);
+    let again = way.forwarded(request(), token.as_ref()).expect("it was forwarded");
+    assert_eq!(Arc::ptr_eq(&again.fields, &sent.fields), !upgrades);
+    let mut claims: Value = serde_json::from_slice(claims).unwrap_or_default();
+    if let Some(sub) = claims.get_mut("sub") {
+        *sub = "somebody-else".into();
+    }
+    if let Some(other) = facts(claims.to_string().as_bytes()).map(Arc::new).filter(|_| token.is_some()) {
+        let sent = way.forwarded(request(), Some(&other)).expect("it was forwarded");
+        judge(&headers, &fields_of(&sent), Some(&other));
+    }
 }
 
-/// The request as an upstream gets it, on the way that traffic takes.
-fn forwarded(request: &mut RequestHead, token: Option<&Arc<VerifiedToken>>) -> Option<Head> {
-    let path = head::path(request).ok()?;
-    let noted = Noted::of(&request.headers);
-    let _host = noted.host(request).ok()?;
-    noted.authorization().ok()?;
-    let condition = match token {
-        Some(_) => Condition::Token(Requirements::default()),
-        None => Condition::Public,
-    };
-    let route = route(Access { entries: vec![Entry { methods: Vec::new(), condition }] });
-    let caller = token.map_or(Caller::Nobody, |token| Caller::Known(Arc::clone(token)));
-    let permit = authorize(&route.plan.access, &request.method, caller).ok()?;
-    let peer: std::net::IpAddr = [192, 0, 2, 1].into();
-    let connection = Connection {
-        listener: 0,
-        listener_name: Arc::from("main"),
-        peer,
-        peer_text: super::peer_text(peer),
-        forwarded: Default::default(),
-        is_silent_proxy: false,
-        tls: true,
-        redirects: false,
-        activity: Activity::default(),
-        guard: Box::new(()),
-    };
-    let origin = head::origin(&connection, &request.headers, &TrustedProxies::default());
-    let managed = Managed::new([&route.plan.forward].into_iter());
-    let upgrade = UpgradeWanted::of(request);
-    let inbound = Inbound {
-        trace: None,
-        connection: &connection,
-        origin: &origin,
-        path,
-        request_id: &REQUEST_ID,
-        managed: &managed,
-        upgrade: upgrade.as_ref(),
-    };
-    let body = (RequestBody::empty(), BodyOutcome::default());
-    transform::request(&route, &permit, inbound, request, body).ok().map(|outgoing| outgoing.head)
+fn fields_of(sent: &Head) -> HeaderMap {
+    sent.fields().cloned().collect()
+}
+
+/// A connection, and where its requests go.
+struct Way {
+    connection: Connection,
+    route: Arc<Route>,
+}
+
+impl Way {
+    fn new(asks_for_token: bool) -> Self {
+        let condition = if asks_for_token { Condition::Token(Requirements::default()) } else { Condition::Public };
+        let peer: std::net::IpAddr = [192, 0, 2, 1].into();
+        let connection = Connection {
+            listener: 0,
+            listener_name: Arc::from("main"),
+            peer,
+            peer_text: super::peer_text(peer),
+            forwarded: Default::default(),
+            repeated: Default::default(),
+            is_silent_proxy: false,
+            tls: true,
+            redirects: false,
+            activity: Activity::default(),
+            guard: Box::new(()),
+        };
+        let route = Arc::new(route(Access { entries: vec![Entry { methods: Vec::new(), condition }] }));
+        Self { connection, route }
+    }
+
+    /// A request as an upstream gets it, on the way that traffic takes.
+    fn forwarded(&self, mut request: RequestHead, token: Option<&Arc<VerifiedToken>>) -> Option<Head> {
+        let Self { connection, route } = self;
+        let path = head::path(&request).ok()?;
+        let noted = Noted::of(&request.headers);
+        let _host = noted.host(&request).ok()?;
+        noted.authorization().ok()?;
+        let caller = token.map_or(Caller::Nobody, |token| Caller::Known(Arc::clone(token)));
+        let permit = authorize(&route.plan.access, &request.method, caller).ok()?;
+        let origin = head::origin(connection, &request.headers, &TrustedProxies::default());
+        let managed = Managed::new([&route.plan.forward].into_iter());
+        let upgrade = UpgradeWanted::of(&request);
+        let inbound = Inbound {
+            trace: None,
+            connection,
+            origin: &origin,
+            path,
+            request_id: &REQUEST_ID,
+            managed: &managed,
+            upgrade: upgrade.as_ref(),
+        };
+        let body = (RequestBody::empty(), BodyOutcome::default());
+        transform::request(route, &permit, inbound, &mut request, body).ok().map(|outgoing| outgoing.head)
+    }
 }
 
 /// The headers that go out, beside those that came and the token they came with.

@@ -10,6 +10,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
 use super::reject::Reject;
+use super::repeated::Repeated;
 use super::transform::X_REQUEST_ID;
 use crate::net::TrustedProxies;
 use crate::net::forwarded::{Origin, Written};
@@ -26,6 +27,7 @@ pub struct Connection {
     /// The peer as a header value, written once.
     pub peer_text: HeaderValue,
     pub forwarded: Written,
+    pub repeated: Repeated,
     /// Of a TCP proxy that did not say for whom it passes bytes on: what it sends in headers is anybody's word.
     pub is_silent_proxy: bool,
     pub tls: bool,

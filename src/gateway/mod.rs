@@ -11,6 +11,7 @@ mod head;
 pub mod plan;
 mod rate_limit;
 mod reject;
+mod repeated;
 mod route;
 mod transform;
 mod tunnel;

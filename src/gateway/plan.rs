@@ -173,6 +173,15 @@ pub struct Forward {
     pub response_headers: Vec<(HeaderName, HeaderValue)>,
 }
 
+impl Forward {
+    /// Whether two requests that are alike in all but their ids and their time get different fields.
+    pub fn differs(&self) -> bool {
+        let mut parts = self.headers.iter().flat_map(|(_, template)| &template.0);
+        matches!(self.authorization, UpstreamAuthorization::SignedJwt(_))
+            || parts.any(|part| matches!(part, TemplatePart::RequestId))
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum HostHeader {
     /// The authority of the server the request goes to.

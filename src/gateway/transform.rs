@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::Authority;
 use http::{Method, Version};
 use serde_json::Value;
 
 use super::head::Connection;
 use super::plan::{Forward, HostHeader, Template, TemplatePart, UnderscoreHeaders, UpstreamAuthorization};
 use super::reject::Reject;
+use super::repeated::{Sent, Source};
 use super::route::Route;
 use crate::authorization_server;
 use crate::net::body::{BodyOutcome, RequestBody};
@@ -138,28 +140,60 @@ pub(super) struct Inbound<'a> {
 
 /// The request as the upstream gets it.
 pub(super) fn request(
-    route: &Route,
+    route: &Arc<Route>,
     permit: &Permit,
     inbound: Inbound<'_>,
     request: &mut RequestHead,
     body: (RequestBody, BodyOutcome),
 ) -> Result<Outgoing, Reject> {
+    let Sent { fields, host } = sent(route, permit, &inbound, request)?;
+    let by_connect = inbound.upgrade.is_some_and(|upgrade| upgrade.by_connect);
+    let method = if by_connect { Method::GET } else { std::mem::take(&mut request.method) };
+    let path = match &route.plan.forward.strip_prefix {
+        None => inbound.path,
+        Some(prefix) => inbound.path.strip_prefix(prefix).ok_or(Reject::Spelling)?,
+    };
+    let own = Some((X_REQUEST_ID, inbound.request_id.clone()));
+    let head = Head { method, target: path.into_target(), host, fields, own };
+    let (content, body) = body;
+    Ok(Outgoing { head, content, timeout: route.plan.timeout, body, client: inbound.origin.client })
+}
+
+/// What goes on of the caller's fields and what is said beside them, but for the request's id: as it was the last time,
+/// where nothing that it is made of has changed.
+fn sent(route: &Arc<Route>, permit: &Permit, inbound: &Inbound<'_>, request: &RequestHead) -> Result<Sent, Reject> {
+    let differs = inbound.trace.is_some() || inbound.upgrade.is_some();
+    let (headers, token) = (&request.headers, permit.token());
+    let source = Source { headers, route, token, authority: request.uri.authority().map(Authority::as_str) };
+    let repeated = &inbound.connection.repeated;
+    if !differs && let Some(sent) = repeated.get(source) {
+        debug_assert!(made(route, permit, inbound, request).is_ok_and(|made| made == sent), "it would be {sent:?}");
+        return Ok(sent);
+    }
+    let sent = made(route, permit, inbound, request)?;
+    // Somebody else has the caller's fields too, and expects them to come again.
+    if !differs && Arc::strong_count(headers) > 1 && !route.plan.forward.differs() {
+        repeated.keep(source, &sent);
+    }
+    Ok(sent)
+}
+
+fn made(route: &Route, permit: &Permit, inbound: &Inbound<'_>, request: &RequestHead) -> Result<Sent, Reject> {
     let forward = &route.plan.forward;
-    let Kept { mut fields, host, cookies, trailers_wanted } = Kept::of(&request.headers, route, &inbound);
+    let Kept { mut fields, host, cookies, trailers_wanted } = Kept::of(&request.headers, route, inbound);
     // The caller's idea of the host: the target's authority in HTTP/2, else the Host header.
     let host = host.or_else(|| HeaderValue::from_str(request.uri.authority()?.as_str()).ok());
     if cookies {
         remove_own_cookies(&mut fields);
     }
     if let Some(trace) = inbound.trace
-        && !is_removed(&TRACEPARENT, route, &inbound)
+        && !is_removed(&TRACEPARENT, route, inbound)
     {
         fields.push(TRACEPARENT, trace.value().clone());
     }
     let connection = inbound.connection;
     let (peer, peer_text) = (connection.peer, &connection.peer_text);
     forwarded::rewrite(&mut fields, inbound.origin, peer, peer_text, host.as_ref(), &connection.forwarded);
-    fields.push(X_REQUEST_ID, inbound.request_id.clone());
     match &forward.authorization {
         UpstreamAuthorization::Strip | UpstreamAuthorization::Pass => {}
         UpstreamAuthorization::Basic(credentials) | UpstreamAuthorization::Bearer(credentials) => {
@@ -179,27 +213,19 @@ pub(super) fn request(
     if trailers_wanted {
         fields.push(header::TE, HeaderValue::from_static("trailers"));
     }
-    let mut method = std::mem::take(&mut request.method);
     if let Some(upgrade) = inbound.upgrade {
         fields.push(header::CONNECTION, HeaderValue::from_static("upgrade"));
         fields.push(header::UPGRADE, upgrade.protocol.clone());
         if upgrade.by_connect {
-            method = Method::GET;
             fields.set(header::SEC_WEBSOCKET_KEY, websocket_key());
         }
     }
-    let path = match &forward.strip_prefix {
-        None => inbound.path,
-        Some(prefix) => inbound.path.strip_prefix(prefix).ok_or(Reject::Spelling)?,
-    };
     let host = match &forward.host {
         HostHeader::Upstream => None,
         HostHeader::Preserve => host,
         HostHeader::Literal(host) => Some(host.clone()),
     };
-    let head = Head { method, target: path.into_target(), host, fields };
-    let (content, body) = body;
-    Ok(Outgoing { head, content, timeout: route.plan.timeout, body, client: inbound.origin.client })
+    Ok(Sent { fields: Arc::new(fields.into()), host })
 }
 
 /// Room for what is said beside what the caller says.

@@ -19,7 +19,6 @@ use super::answer::{self, Seen};
 use super::http1::{Http1, Unanswered};
 use super::{Head, Slot};
 use crate::net::body::RequestBody;
-use crate::net::headers::Fields;
 use crate::net::http1::Lines;
 use crate::net::response::ResponseHead;
 
@@ -84,7 +83,7 @@ pub(super) fn read_here(method: &Method, said: &[u8], piece: usize) -> Option<Re
 
 /// Sends a request that says next to nothing.
 pub(super) async fn ask(connection: &mut Box<Http1>, method: Method) -> Result<ResponseHead, Unanswered> {
-    let head = Head { method, target: PathAndQuery::from_static("/"), host: None, fields: Fields::default() };
+    let head = Head { method, target: PathAndQuery::from_static("/"), host: None, fields: Arc::default(), own: None };
     connection.send(&head, &HeaderValue::from_static("a"), RequestBody::empty()).await
 }
 

@@ -83,10 +83,11 @@ async fn check(server: &Server, health: &Health) -> Result<(), Ill> {
         let agent = HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION")));
         let mut fields = Fields::default();
         fields.push(USER_AGENT, agent);
-        let mut head = Head { method: Method::GET, target: health.path.clone(), host: None, fields };
+        let (fields, target) = (Arc::new(fields.into()), health.path.clone());
+        let mut head = Head { method: Method::GET, target, host: None, fields, own: None };
         let status = match server.connector.connect(slot).await? {
             Sender::Http1(mut connection) => {
-                head.fields.push(CONNECTION, HeaderValue::from_static("close"));
+                head.own = Some((CONNECTION, HeaderValue::from_static("close")));
                 let answer = connection.send(&head, &server.authority, RequestBody::empty()).await;
                 answer.map_err(|unanswered| unanswered.error)?.status
             }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::Method;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::HeaderValue;
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -203,7 +203,7 @@ impl Output {
     fn begin(&mut self, head: &Head, host: &HeaderValue, body: RequestBody) {
         let length = body.size_hint().exact();
         self.pieces.clear();
-        write_head(&mut self.pieces.before, head, host, length);
+        head.write(&mut self.pieces.before, host, length);
         self.framing = length.map_or(Framing::Chunked, Framing::Length);
         (self.body_begun, self.sent, self.failure) = (false, false, None);
         self.body = Some(body);
@@ -280,37 +280,6 @@ impl Output {
     }
 }
 
-/// What is said of the body is what will be sent, whatever the fields say.
-fn write_head(text: &mut Vec<u8>, head: &Head, host: &HeaderValue, length: Option<u64>) {
-    text.extend_from_slice(head.method.as_str().as_bytes());
-    text.push(b' ');
-    text.extend_from_slice(head.target.as_str().as_bytes());
-    text.extend_from_slice(b" HTTP/1.1\r\n");
-    write_field(text, &header::HOST, host.as_bytes());
-    let mut announced = false;
-    for (name, value) in head.fields.iter() {
-        match name {
-            &header::CONTENT_LENGTH => announced = true,
-            &header::TRANSFER_ENCODING => {}
-            name => write_field(text, name, value.as_bytes()),
-        }
-    }
-    match length {
-        // Of most requests nothing has to be said.
-        Some(0) if !announced => {}
-        Some(length) => write_field(text, &header::CONTENT_LENGTH, length.to_string().as_bytes()),
-        None => write_field(text, &header::TRANSFER_ENCODING, b"chunked"),
-    }
-    text.extend_from_slice(b"\r\n");
-}
-
-fn write_field(text: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
-    text.extend_from_slice(name.as_str().as_bytes());
-    text.extend_from_slice(b": ");
-    text.extend_from_slice(value);
-    text.extend_from_slice(b"\r\n");
-}
-
 /// A connection that speaks something else from now on; its place is taken for as long as it lives.
 pub struct Switched {
     /// Came together with the head.
@@ -356,13 +325,11 @@ impl AsyncWrite for Switched {
 mod tests {
     use std::sync::Arc;
 
-    use http::uri::PathAndQuery;
     use proptest::prelude::*;
     use tokio::io::{AsyncWriteExt, DuplexStream};
 
     use super::super::fuzzing::{ask, is_read_alike, read_here};
     use super::*;
-    use crate::net::headers::Fields;
 
     fn connection() -> (Box<Http1>, DuplexStream) {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
@@ -487,29 +454,5 @@ mod tests {
         assert!(!connection.is_open());
         let unanswered = ask(&mut connection, Method::GET).await.unwrap_err();
         assert!(unanswered.unsent.is_some() && !unanswered.heard, "{unanswered:?}");
-    }
-
-    #[test]
-    fn a_head_says_of_the_body_what_will_be_sent() {
-        for (fields, length, said) in [
-            (&[][..], Some(0), ""),
-            (&[("content-length", "0")], Some(0), "content-length: 0\r\n"),
-            (&[("content-length", "5")], Some(0), "content-length: 0\r\n"),
-            (&[("content-length", "5")], Some(3), "content-length: 3\r\n"),
-            (&[("content-length", "5"), ("transfer-encoding", "gzip")], None, "transfer-encoding: chunked\r\n"),
-        ] {
-            let mut head = Head {
-                method: Method::POST,
-                target: PathAndQuery::from_static("/a?b"),
-                host: None,
-                fields: Fields::default(),
-            };
-            for (name, value) in fields {
-                head.fields.push(HeaderName::from_static(name), HeaderValue::from_static(value));
-            }
-            let mut text = Vec::new();
-            write_head(&mut text, &head, &HeaderValue::from_static("c"), length);
-            assert_eq!(String::from_utf8(text).unwrap(), format!("POST /a?b HTTP/1.1\r\nhost: c\r\n{said}\r\n"));
-        }
     }
 }

@@ -8,6 +8,7 @@ mod connect;
 mod dialect;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod head;
 mod health;
 mod http1;
 mod pool;
@@ -20,7 +21,6 @@ use std::sync::{Arc, Mutex, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
-use http::uri::PathAndQuery;
 use http::{HeaderValue, Method};
 use prometheus::{Histogram, IntCounter};
 use tokio::sync::Notify;
@@ -29,6 +29,7 @@ use tokio::time::Instant;
 pub use balance::Balance;
 pub use body::ResponseBody;
 pub use dialect::Dialect;
+pub use head::{Block, Head};
 pub use health::Health;
 pub use http1::Switched;
 pub use pool::Pools;
@@ -39,7 +40,6 @@ use budget::Budget;
 use standing::Standing;
 
 use crate::net::body::{BodyError, BodyOutcome, RequestBody};
-use crate::net::headers::Fields;
 use crate::net::response::Response;
 use crate::policy::Permit;
 use crate::telemetry::metrics::Metrics;
@@ -251,17 +251,6 @@ impl Upstream {
         if may { &self.metrics.retried } else { &self.metrics.over_budget }.inc();
         may
     }
-}
-
-/// The head of a request for an upstream.
-#[derive(Debug)]
-pub struct Head {
-    pub method: Method,
-    pub target: PathAndQuery,
-    /// Absent: the authority of the server that takes the request.
-    pub host: Option<HeaderValue>,
-    /// All but `Host`.
-    pub fields: Fields,
 }
 
 /// A request ready to go, but for the server that will take it.

@@ -388,7 +388,7 @@ pub(super) fn to_http2(head: &Head, host: &HeaderValue, body: RequestBody, tls: 
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
     *request.version_mut() = http::Version::HTTP_2;
-    *request.headers_mut() = head.fields.iter().cloned().collect();
+    *request.headers_mut() = head.fields().cloned().collect();
     request
 }
 

@@ -123,6 +123,8 @@ path = "/fresh"
 upstream = "app"
 cache = "off"
 allow = [{ authenticated = true }]
+[routes.forward]
+headers = { "X-User" = "{sub}" }
 "#;
 
 fn site(tables: &str) -> Site {
@@ -383,6 +385,21 @@ fn class_46_a_route_can_ask_every_time() {
     // What was learnt counts for all.
     wrong.eq("known by now", judge(&site, "/any", "t"), BAD.to_owned());
     wrong.eq("calls", endpoint.count(), 3);
+    wrong.done();
+}
+
+#[test]
+fn class_50_what_is_sent_again_on_a_connection_is_what_is_known_now() {
+    let endpoint = Endpoint::start();
+    let site = site(&endpoint.table("legacy", ""));
+    let mut conn = site.connect();
+    let mut wrong = Wrong::default();
+    // Word for word the same request, each time.
+    for user in ["alice", "alice", "alice", "bob", "bob", "carol", "alice"] {
+        endpoint.knows("t", &json!({ "sub": user }));
+        wrong.eq(user, conn.send(&Req::get("/fresh").bearer("t")).status, 200);
+        wrong.eq(user, site.upstream.last().header("X-User"), Some(user));
+    }
     wrong.done();
 }
 

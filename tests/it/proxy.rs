@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::support::http::Conn;
 use crate::support::site::OPEN;
 use crate::support::tls::{self, Authority};
 use crate::support::upstream::Exchange;
@@ -1131,4 +1132,74 @@ fn every_request_has_an_id_of_its_own() {
     let refused = send(site.gateway.address("main"), &Req::get("/x"));
     assert!(!ids.contains(&refused.request_id()));
     site.gateway.access_log(&refused.request_id());
+}
+
+#[test]
+fn what_comes_again_on_a_connection_is_sent_as_on_a_new_one() {
+    let route = |name: &str, more: &str| {
+        format!(
+            "[[routes]]\nname = \"{name}\"\npath = \"/{name}/**\"\nupstream = \"app\"\n\
+             allow = [{{ authenticated = true }}]\n[routes.forward]\n{more}\n"
+        )
+    };
+    let tables = [
+        route("a", "headers = { X-Route = \"first\", X-User = \"{sub}\" }\nhost = \"preserve\""),
+        route("b", "authorization = { basic = { username = \"b\", password = { env = \"PASSWORD\" } } }"),
+        route("c", "authorization = \"pass\"\nremove_headers = [\"X-Own\"]"),
+        route("id", "headers = { X-Id = \"{request_id}\" }"),
+    ];
+    let site = Site::builder().env("PASSWORD", "s3cret").more(&tables.concat()).start();
+    let (alice, bob) = (site.mint.token(&json!({ "sub": "alice" })), site.mint.token(&json!({ "sub": "bob" })));
+    let request = |route: &str, place: usize, token: &str| {
+        Req::post(&format!("/{route}/{place}"))
+            .header("X-Own", "1")
+            .header("TE", "trailers")
+            .header("Cookie", "a=b")
+            .header("Connection", "X-Hop")
+            .header("X-Hop", "1")
+            .bearer(token)
+            .body("body")
+    };
+    // What was sent to the upstream, but for the id, which is that of the answer.
+    let sent = |conn: &mut Conn, route: &str, place: usize, token: &str| {
+        let answer = conn.send(&request(route, place, token));
+        assert_eq!(answer.status, 200, "{route}");
+        let mut seen = site.upstream.last();
+        assert_eq!(seen.header("X-Request-Id"), Some(&*answer.request_id()));
+        assert_eq!(seen.header("X-Id"), (route == "id").then_some(&*answer.request_id()));
+        seen.headers.retain(|(name, _)| !["x-request-id", "x-id"].contains(&&*name.to_ascii_lowercase()));
+        (seen.target, seen.headers, seen.body)
+    };
+    let mut wrong = Wrong::default();
+    let mut conn = site.connect();
+    let compare = |wrong: &mut Wrong, conn: &mut Conn, case: &str, route: &str, token: &str| {
+        for place in 0..4 {
+            let new = sent(&mut site.connect(), route, place, token);
+            wrong.eq((case, route, place), sent(conn, route, place, token), new);
+        }
+    };
+    for route in ["a", "b", "c", "id", "a", "b"] {
+        compare(&mut wrong, &mut conn, "one token", route, &alice);
+    }
+    // With the very lines of a request that went elsewhere.
+    for route in ["a", "b", "a", "c", "id", "b"] {
+        let again = sent(&mut conn, route, 9, &alice);
+        wrong.eq(("in turns", route), again, sent(&mut site.connect(), route, 9, &alice));
+    }
+    let mut other = |own: &str| {
+        let answer = conn.send(&request("a", 1, &alice).header("X-Other", own));
+        wrong.eq(("another field", own), answer.status, 200);
+        wrong.eq("another field", site.upstream.last().header("X-Other"), Some(own));
+    };
+    ["1", "1", "1", "2", "1"].into_iter().for_each(&mut other);
+    for token in [&bob, &alice] {
+        compare(&mut wrong, &mut conn, "another token", "a", token);
+    }
+    let before = sent(&mut conn, "a", 1, &alice);
+    site.gateway.write("tollgate.toml", site.gateway.read("tollgate.toml").replace("\"first\"", "\"second\""));
+    assert_eq!(send(site.gateway.admin(), &Req::post("/reload").host("localhost")).status, 200);
+    let after = sent(&mut conn, "a", 1, &alice);
+    wrong.eq("after a reload", &after, &sent(&mut site.connect(), "a", 1, &alice));
+    wrong.ok("a reload changes what is sent", before != after, &after);
+    wrong.done();
 }
