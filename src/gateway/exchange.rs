@@ -245,6 +245,8 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         // A body of announced length is not polled beyond its last byte.
         self.complete |= self.source.as_ref().is_some_and(Source::is_at_end);
+        // An upstream that was not heard to the end is let go of before that is told.
+        self.source = None;
         let answered = self.status != 0;
         if !answered {
             // There was nobody left to answer.

@@ -27,7 +27,6 @@ pub struct Connection {
     /// The peer as a header value, written once.
     pub peer_text: HeaderValue,
     pub forwarded: Written,
-    pub repeated: Repeated,
     /// Of a TCP proxy that did not say for whom it passes bytes on: what it sends in headers is anybody's word.
     pub is_silent_proxy: bool,
     pub tls: bool,
@@ -38,9 +37,11 @@ pub struct Connection {
     pub guard: Box<dyn std::fmt::Debug + Send + Sync>,
 }
 
-/// How many requests of a connection are under way, when the last one ended, and whether they are over for good.
+/// How many requests of a connection are under way, when the last one ended, whether they are over for good, and what one
+/// leaves for the next.
 #[derive(Debug)]
 pub struct Activity {
+    pub(super) repeated: Repeated,
     running: AtomicUsize,
     begun: AtomicU64,
     taken_back: AtomicU64,
@@ -55,6 +56,7 @@ const TAKEN_BACK: u64 = 200;
 impl Default for Activity {
     fn default() -> Self {
         Self {
+            repeated: Repeated::default(),
             running: AtomicUsize::new(0),
             begun: AtomicU64::new(0),
             taken_back: AtomicU64::new(0),
@@ -79,6 +81,11 @@ impl Activity {
         let millis = u64::try_from(now.duration_since(self.opened).as_millis()).unwrap_or(u64::MAX);
         self.last_end_millis.store(millis, Ordering::Relaxed);
         self.running.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Nothing comes for a while: what was kept for the next request is let go of.
+    pub fn rest(&self) {
+        self.repeated.forget();
     }
 
     /// The next answer is to be the last: the peer is told so with it.

@@ -316,6 +316,8 @@ impl Worker {
     fn tunnel(&self, head: ResponseHead, tunnel: Pending, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
         exchange.status = head.status.as_u16();
         let Pending { caller, server, ends_at } = tunnel;
+        // There may be no next request for as long as it lasts.
+        exchange.connection.activity.rest();
         let idle = self.gateway.limits.stream_idle;
         tokio::spawn(Tunnel { caller, server, idle, ends_at, exchange }.run());
         Response { head, body: ResponseBody::nothing() }

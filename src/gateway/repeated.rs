@@ -1,7 +1,7 @@
 //! What goes on of a caller's fields, kept for when they come again: most callers repeat theirs word for word, with the same
 //! token, to the same route.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use http::header::{HeaderMap, HeaderValue};
 
@@ -27,41 +27,64 @@ pub(super) struct Sent {
 }
 
 /// What went on of the fields that came last on a connection.
-#[derive(Debug, Default)]
-pub struct Repeated(Mutex<Option<Last>>);
+#[derive(Default)]
+pub(super) struct Repeated(Mutex<Option<Last>>);
 
 /// Of what it was made is held weakly: that is let go of when nobody else has it, and yet nothing else gets its address.
-#[derive(Debug)]
 struct Last {
     headers: Weak<HeaderMap>,
     route: Weak<Route>,
     token: Option<Weak<VerifiedToken>>,
     authority: Option<Box<str>>,
-    sent: Sent,
+    /// Kept when it was made for the second time.
+    sent: Option<Sent>,
+}
+
+/// Most that is kept of the fields of one request.
+const KEPT_BYTES: usize = 4 * 1024;
+
+/// Without the fields, which may hold secrets.
+impl std::fmt::Debug for Repeated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Repeated").finish_non_exhaustive()
+    }
 }
 
 impl Repeated {
     /// Nobody waits for another request of the connection.
     pub(super) fn get(&self, source: Source<'_>) -> Option<Sent> {
         let last = self.0.try_lock().ok()?;
-        let last = last.as_ref().filter(|last| last.is_of(source))?;
-        Some(last.sent.clone())
+        last.as_ref().filter(|last| last.is_of(source))?.sent.clone()
     }
 
+    /// Keeps what was made, if it was made before.
     pub(super) fn keep(&self, source: Source<'_>, sent: &Sent) {
-        let Source { headers, route, token, authority } = source;
-        let Ok(mut last) = self.0.try_lock() else { return };
-        *last = Some(Last {
-            headers: Arc::downgrade(headers),
-            route: Arc::downgrade(route),
-            token: token.map(Arc::downgrade),
-            authority: authority.map(Into::into),
-            sent: sent.clone(),
-        });
+        let Ok(mut kept) = self.0.try_lock() else { return };
+        match &mut *kept {
+            Some(last) if last.is_of(source) => {
+                last.sent = (sent.fields.bytes() <= KEPT_BYTES).then(|| sent.clone());
+            }
+            _ => *kept = Some(Last::of(source)),
+        }
+    }
+
+    pub(super) fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
 impl Last {
+    fn of(source: Source<'_>) -> Self {
+        let Source { headers, route, token, authority } = source;
+        Self {
+            headers: Arc::downgrade(headers),
+            route: Arc::downgrade(route),
+            token: token.map(Arc::downgrade),
+            authority: authority.map(Into::into),
+            sent: None,
+        }
+    }
+
     fn is_of(&self, source: Source<'_>) -> bool {
         let has_token = match (&self.token, source.token) {
             (None, None) => true,

@@ -90,6 +90,7 @@ impl Managed {
         let folded = name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         self.contains(name)
             || self.contains(&folded)
+            || X_REQUEST_ID == folded.as_str()
             || folded.parse().is_ok_and(|folded| forwarded::is_forwarding(&folded))
     }
 }
@@ -165,7 +166,7 @@ fn sent(route: &Arc<Route>, permit: &Permit, inbound: &Inbound<'_>, request: &Re
     let differs = inbound.trace.is_some() || inbound.upgrade.is_some();
     let (headers, token) = (&request.headers, permit.token());
     let source = Source { headers, route, token, authority: request.uri.authority().map(Authority::as_str) };
-    let repeated = &inbound.connection.repeated;
+    let repeated = &inbound.connection.activity.repeated;
     if !differs && let Some(sent) = repeated.get(source) {
         debug_assert!(made(route, permit, inbound, request).is_ok_and(|made| made == sent), "it would be {sent:?}");
         return Ok(sent);

@@ -126,7 +126,6 @@ pub(super) async fn serve(
         peer: peer.address,
         peer_text: peer_text(peer.address),
         forwarded: Default::default(),
-        repeated: Default::default(),
         is_silent_proxy: peer.is_silent_proxy,
         tls: listener.tls.is_some(),
         redirects: listener.redirects,

@@ -67,9 +67,6 @@ impl Head {
         text.extend_from_slice(self.target.as_str().as_bytes());
         text.extend_from_slice(b" HTTP/1.1\r\n");
         write_field(text, &header::HOST, host.as_bytes());
-        if let Some((name, value)) = &self.own {
-            write_field(text, name, value.as_bytes());
-        }
         let has_length = if Arc::strong_count(&self.fields) > 1 {
             let written = self.fields.written();
             text.extend_from_slice(&written.text);
@@ -77,6 +74,9 @@ impl Head {
         } else {
             write_fields(text, &self.fields.fields)
         };
+        if let Some((name, value)) = &self.own {
+            write_field(text, name, value.as_bytes());
+        }
         match length {
             // Of most requests nothing has to be said.
             Some(0) if !has_length => {}
@@ -88,9 +88,14 @@ impl Head {
 }
 
 impl Block {
+    /// As they are written.
+    pub fn bytes(&self) -> usize {
+        self.fields.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum()
+    }
+
     fn written(&self) -> &Written {
         self.written.get_or_init(|| {
-            let mut text = Vec::new();
+            let mut text = Vec::with_capacity(self.bytes());
             let has_length = write_fields(&mut text, &self.fields);
             Written { text, has_length }
         })

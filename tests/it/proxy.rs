@@ -384,6 +384,7 @@ headers = { "X-User" = "{sub}" }
             .header("X_Forwarded_For", "1.1.1.1")
             .header("x_real_ip", "1.1.1.1")
             .header("X-Auth_Request-User", "root")
+            .header("X_Request_Id", "1")
     };
     let mut wrong = Wrong::default();
     site.send(&request("/drop"));
@@ -391,7 +392,7 @@ headers = { "X-User" = "{sub}" }
     site.send(&request("/pass"));
     let seen = site.upstream.last();
     wrong.eq("passed", seen.all("My_Header"), ["1"]);
-    for name in ["X_User", "X_Forwarded_For", "x_real_ip", "X-Auth_Request-User"] {
+    for name in ["X_User", "X_Forwarded_For", "x_real_ip", "X-Auth_Request-User", "X_Request_Id"] {
         wrong.eq(("managed", name), seen.all(name), [""; 0]);
     }
     wrong.done();

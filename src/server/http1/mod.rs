@@ -177,6 +177,7 @@ impl<'a> Waiting<'a> {
             ready!(self.alarm.poll(cx, rests_at));
             self.rests = true;
             wire.rest();
+            activity.rest();
             rest();
         }
         ready!(self.alarm.poll(cx, deadline));

@@ -438,6 +438,7 @@ impl<'a, I: AsyncRead + AsyncWrite + Unpin> Connection<'a, I> {
                     self.rests = true;
                     self.input.rest();
                     self.heads.rest();
+                    self.served.activity.rest();
                     wire.rest();
                 }
                 Limit::Farewell => self.take_up_no_more(&mut wire),
