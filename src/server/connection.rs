@@ -15,6 +15,7 @@ use super::acceptor::CurrentWorker;
 use super::announced::{Peer, Refused};
 use super::deadline::{Bounded, Served, Waits};
 use super::guard::Guard;
+use super::one_piece::OnePiece;
 use super::{Limits, Phase};
 use super::{http1, http2};
 use crate::gateway::{Activity, Connection, peer_text};
@@ -142,7 +143,7 @@ pub(super) async fn serve(
             accepted.speak(stream, http2).await;
         }
         Some(config) => {
-            let handshake = TlsAcceptor::from(Arc::clone(config)).accept(stream);
+            let handshake = TlsAcceptor::from(Arc::clone(config)).accept(OnePiece(stream));
             match tokio::time::timeout(listener.waits.header, handshake).await {
                 Ok(Ok(stream)) => {
                     listener.handshake_ended("success");

@@ -13,6 +13,7 @@ mod guard;
 mod http1;
 mod http2;
 mod inherited;
+mod one_piece;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
