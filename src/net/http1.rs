@@ -9,8 +9,9 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-/// What is read at once, at first and at most: fewer system calls for big bodies, a bounded buffer for each connection.
-pub const READ_BYTES: (usize, usize) = (8 * 1024, 256 * 1024);
+/// What is read at once, at first and at most: fewer system calls for big bodies, a bounded buffer for each connection. It grows
+/// as long as the peer fills it.
+pub const READ_BYTES: (usize, usize) = (8 * 1024, 128 * 1024);
 /// The first bytes on a connection that rests are read without a buffer of its own.
 const PROBE_BYTES: usize = 2 * 1024;
 /// Longest line with the size of a chunk; what follows the size means nothing to anybody.
@@ -151,9 +152,14 @@ impl Input {
         let room = self.bytes.capacity() - self.bytes.len();
         let bytes = ready!(pin!(from.read_buf(&mut self.bytes)).poll(cx))?;
         if bytes == room {
-            self.at_once = (self.at_once * 2).min(READ_BYTES.1);
+            self.at_once = (self.at_once * 4).min(READ_BYTES.1);
         }
         Poll::Ready(Ok(bytes))
+    }
+
+    /// Whether the peer has more each time than can be read at once.
+    pub fn is_behind(&self) -> bool {
+        self.at_once == READ_BYTES.1
     }
 
     /// Lets go of what one message made large.

@@ -9,6 +9,7 @@ pub mod forwarded;
 pub(crate) mod fuzzing;
 pub mod headers;
 pub mod http1;
+pub mod pieces;
 pub mod proxy_protocol;
 pub mod request;
 pub mod response;

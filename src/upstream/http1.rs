@@ -17,6 +17,7 @@ use super::{Head, Slot};
 use crate::net::Stream;
 use crate::net::body::{BodyError, RequestBody};
 use crate::net::http1::{Input, Lines, Pieces, Remaining};
+use crate::net::pieces::poll_piece;
 use crate::net::response::ResponseHead;
 
 /// A connection, and how far its request and answer are.
@@ -121,6 +122,15 @@ impl Http1 {
             }
             if self.answer.is_nothing() {
                 return Poll::Ready(None);
+            }
+            if let Remaining::Bytes(left) = &mut self.answer
+                && self.input.is_behind()
+            {
+                let piece = ready!(poll_piece(cx, Pin::new(&mut *self.stream), *left))?;
+                *left -= piece.len() as u64;
+                if !piece.is_empty() {
+                    return Poll::Ready(Some(Ok(Frame::data(piece))));
+                }
             }
             if ready!(self.poll_read(cx))? == 0 {
                 return Poll::Ready(match std::mem::replace(&mut self.answer, Remaining::NOTHING) {
@@ -454,5 +464,50 @@ mod tests {
         assert!(!connection.is_open());
         let unanswered = ask(&mut connection, Method::GET).await.unwrap_err();
         assert!(unanswered.unsent.is_some() && !unanswered.heard, "{unanswered:?}");
+    }
+
+    #[tokio::test]
+    async fn a_long_body_is_what_the_server_sent_however_many_share_its_buffers() {
+        let body =
+            |length: usize, salt: usize| (0..length).map(|at| (at * 31 + at / 251 + salt) as u8).collect::<Vec<_>>();
+        // Beyond what is read at once, to its end or not.
+        let exchange = async |length: usize, sent: usize, salt: usize| {
+            let (mut connection, mut server) = connection();
+            let body = body(length, salt);
+            let answers = async {
+                server
+                    .write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").as_bytes())
+                    .await
+                    .unwrap();
+                server.write_all(&body[..sent]).await.unwrap();
+                server
+            };
+            let reads = async {
+                ask(&mut connection, Method::GET).await.unwrap();
+                let mut pieces = Vec::new();
+                loop {
+                    match std::future::poll_fn(|cx| connection.poll_frame(cx)).await {
+                        Some(Ok(frame)) => pieces.push(frame.into_data().unwrap()),
+                        Some(Err(error)) => break (pieces, Some(error.kind())),
+                        None => break (pieces, None),
+                    }
+                }
+            };
+            let (_, (pieces, error)) = tokio::join!(async { drop(answers.await) }, reads);
+            assert!(pieces.concat() == body[..sent], "{length} {sent}");
+            (pieces, error)
+        };
+        for (length, sent) in
+            [(1 << 21, 1 << 21), ((1 << 20) + 1, (1 << 20) + 1), (1 << 21, 1 << 20), (1 << 19, 1 << 19)]
+        {
+            let error = (sent < length).then_some(io::ErrorKind::UnexpectedEof);
+            let (first, second) = tokio::join!(exchange(length, sent, 1), exchange(length, sent, 2));
+            assert_eq!((first.1, second.1), (error, error));
+            // Those that are still held are not written over.
+            let third = exchange(length, sent, 3).await;
+            for (salt, (pieces, _)) in [first, second, third].into_iter().enumerate() {
+                assert!(pieces.concat() == body(length, salt + 1)[..sent]);
+            }
+        }
     }
 }

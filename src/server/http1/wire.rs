@@ -13,7 +13,10 @@ use super::Ended;
 use super::head::{self, Head, Seen, Unfit};
 use crate::net::bell::Bell;
 use crate::net::body::BodyError;
-use crate::net::http1::{Input, Lines, Most, Pieces, READ_BYTES, Remaining};
+use crate::net::http1::{Input, Lines, Most, Pieces, Remaining};
+
+/// Most that is read of a body that nobody wanted, so that the connection can go on.
+const LEFT_BYTES: usize = 256 * 1024;
 
 pub(super) struct Wire<I> {
     io: I,
@@ -137,7 +140,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         self.reader.take().inspect(Waker::wake_by_ref);
         // It is not asked for any more.
         self.expects_continue = false;
-        let mut most = READ_BYTES.1;
+        let mut most = LEFT_BYTES;
         while let Poll::Ready(Some(Ok(frame))) = self.poll_body(cx) {
             let Some(left) = most.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { break };
             most = left;
