@@ -385,6 +385,10 @@ impl Pieces {
             let data = (bytes - head).min(self.data.len());
             self.written += head;
             self.data.advance(data);
+            if self.data.is_empty() {
+                // It would hold on to its buffer.
+                self.data = Bytes::new();
+            }
             self.after = &self.after[bytes - head - data..];
         }
         self.before.clear();

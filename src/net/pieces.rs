@@ -12,7 +12,9 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::http1::READ_BYTES;
 
 /// The size of a buffer. Twice as much needs fewer system calls, and as much time.
-const PIECE_BYTES: usize = READ_BYTES.1;
+pub const PIECE_BYTES: usize = READ_BYTES.1;
+/// What is copied out of its buffer.
+const SMALL_BYTES: usize = PIECE_BYTES / 8;
 /// Most unused buffers that a thread keeps.
 const KEPT: usize = 8;
 
@@ -61,5 +63,9 @@ pub fn poll_piece(
     let read = room.filled().len();
     let lent = Lent(buffer);
     ready!(polled)?;
-    Poll::Ready(Ok(Bytes::from_owner(lent).slice(..read)))
+    Poll::Ready(Ok(match read {
+        // It may wait for long: it shall not have a buffer of many times its size.
+        ..=SMALL_BYTES => Bytes::copy_from_slice(&lent.0[..read]),
+        _ => Bytes::from_owner(lent).slice(..read),
+    }))
 }

@@ -17,7 +17,7 @@ use super::{Head, Slot};
 use crate::net::Stream;
 use crate::net::body::{BodyError, RequestBody};
 use crate::net::http1::{Input, Lines, Pieces, Remaining};
-use crate::net::pieces::poll_piece;
+use crate::net::pieces::{PIECE_BYTES, poll_piece};
 use crate::net::response::ResponseHead;
 
 /// A connection, and how far its request and answer are.
@@ -125,6 +125,8 @@ impl Http1 {
             }
             if let Remaining::Bytes(left) = &mut self.answer
                 && self.input.is_behind()
+                // With its end, what a server says beyond it is read, and seen.
+                && *left > PIECE_BYTES as u64
             {
                 let piece = ready!(poll_piece(cx, Pin::new(&mut *self.stream), *left))?;
                 *left -= piece.len() as u64;
