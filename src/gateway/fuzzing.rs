@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::head::{self, Activity, Connection, Noted};
 use super::plan::{Forward, HostHeader, RoutePlan, Template, TemplatePart, UnderscoreHeaders, UpstreamAuthorization};
+use super::repeated::KEPT_BYTES;
 use super::route::Route;
 use super::transform::{self, Inbound, Managed, UpgradeWanted, fill};
 use crate::authorization_server::COOKIES;
@@ -112,7 +113,7 @@ pub fn request(data: &[u8]) {
     // What comes again is sent again, and what comes again with another token is not.
     let upgrades = fields_of(&sent).contains_key(header::UPGRADE);
     let [second, third] = [(); 2].map(|()| way.forwarded(request(), token.as_ref()).expect("it was forwarded"));
-    assert_eq!(Arc::ptr_eq(&second.fields, &third.fields), !upgrades && second.fields.bytes() <= 4096);
+    assert_eq!(Arc::ptr_eq(&second.fields, &third.fields), !upgrades && second.fields.bytes() <= KEPT_BYTES);
     let mut claims: Value = serde_json::from_slice(claims).unwrap_or_default();
     if let Some(sub) = claims.get_mut("sub") {
         *sub = "somebody-else".into();

@@ -1,5 +1,5 @@
-//! What goes on of a caller's fields, kept for when they come again: most callers repeat theirs word for word, with the same
-//! token, to the same route.
+//! What goes on of a caller's fields, kept for when they come again: most callers repeat theirs word for word, with the
+//! same token, to the same route.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -11,7 +11,7 @@ use crate::upstream::Block;
 
 /// What a request's fields are made of, beside its connection. The same in all of it: the same fields.
 #[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
+pub(super) struct Basis<'a> {
     pub(super) headers: &'a Arc<HeaderMap>,
     pub(super) route: &'a Arc<Route>,
     pub(super) token: Option<&'a Arc<VerifiedToken>>,
@@ -41,7 +41,7 @@ struct Last {
 }
 
 /// Most that is kept of the fields of one request.
-const KEPT_BYTES: usize = 4 * 1024;
+pub(super) const KEPT_BYTES: usize = 4 * 1024;
 
 /// Without the fields, which may hold secrets.
 impl std::fmt::Debug for Repeated {
@@ -52,19 +52,19 @@ impl std::fmt::Debug for Repeated {
 
 impl Repeated {
     /// Nobody waits for another request of the connection.
-    pub(super) fn get(&self, source: Source<'_>) -> Option<Sent> {
+    pub(super) fn get(&self, basis: Basis<'_>) -> Option<Sent> {
         let last = self.0.try_lock().ok()?;
-        last.as_ref().filter(|last| last.is_of(source))?.sent.clone()
+        last.as_ref().filter(|last| last.is_of(basis))?.sent.clone()
     }
 
     /// Keeps what was made, if it was made before.
-    pub(super) fn keep(&self, source: Source<'_>, sent: &Sent) {
+    pub(super) fn keep(&self, basis: Basis<'_>, sent: &Sent) {
         let Ok(mut kept) = self.0.try_lock() else { return };
         match &mut *kept {
-            Some(last) if last.is_of(source) => {
+            Some(last) if last.is_of(basis) => {
                 last.sent = (sent.fields.bytes() <= KEPT_BYTES).then(|| sent.clone());
             }
-            _ => *kept = Some(Last::of(source)),
+            _ => *kept = Some(Last::of(basis)),
         }
     }
 
@@ -74,8 +74,8 @@ impl Repeated {
 }
 
 impl Last {
-    fn of(source: Source<'_>) -> Self {
-        let Source { headers, route, token, authority } = source;
+    fn of(basis: Basis<'_>) -> Self {
+        let Basis { headers, route, token, authority } = basis;
         Self {
             headers: Arc::downgrade(headers),
             route: Arc::downgrade(route),
@@ -85,16 +85,16 @@ impl Last {
         }
     }
 
-    fn is_of(&self, source: Source<'_>) -> bool {
-        let has_token = match (&self.token, source.token) {
+    fn is_of(&self, basis: Basis<'_>) -> bool {
+        let has_token = match (&self.token, basis.token) {
             (None, None) => true,
             (Some(own), Some(token)) => is_same(own, token),
             _ => false,
         };
         has_token
-            && is_same(&self.headers, source.headers)
-            && is_same(&self.route, source.route)
-            && self.authority.as_deref() == source.authority
+            && is_same(&self.headers, basis.headers)
+            && is_same(&self.route, basis.route)
+            && self.authority.as_deref() == basis.authority
     }
 }
 

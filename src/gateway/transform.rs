@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::head::Connection;
 use super::plan::{Forward, HostHeader, Template, TemplatePart, UnderscoreHeaders, UpstreamAuthorization};
 use super::reject::Reject;
-use super::repeated::{Sent, Source};
+use super::repeated::{Basis, Sent};
 use super::route::Route;
 use crate::authorization_server;
 use crate::net::body::{BodyOutcome, RequestBody};
@@ -165,16 +165,16 @@ pub(super) fn request(
 fn sent(route: &Arc<Route>, permit: &Permit, inbound: &Inbound<'_>, request: &RequestHead) -> Result<Sent, Reject> {
     let differs = inbound.trace.is_some() || inbound.upgrade.is_some();
     let (headers, token) = (&request.headers, permit.token());
-    let source = Source { headers, route, token, authority: request.uri.authority().map(Authority::as_str) };
+    let basis = Basis { headers, route, token, authority: request.uri.authority().map(Authority::as_str) };
     let repeated = &inbound.connection.activity.repeated;
-    if !differs && let Some(sent) = repeated.get(source) {
+    if !differs && let Some(sent) = repeated.get(basis) {
         debug_assert!(made(route, permit, inbound, request).is_ok_and(|made| made == sent), "it would be {sent:?}");
         return Ok(sent);
     }
     let sent = made(route, permit, inbound, request)?;
     // Somebody else has the caller's fields too, and expects them to come again.
     if !differs && Arc::strong_count(headers) > 1 && !route.plan.forward.differs() {
-        repeated.keep(source, &sent);
+        repeated.keep(basis, &sent);
     }
     Ok(sent)
 }

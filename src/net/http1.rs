@@ -9,8 +9,8 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-/// What is read at once, at first and at most: fewer system calls for big bodies, a bounded buffer for each connection. It grows
-/// as long as the peer fills it.
+/// What is read at once, at first and at most: fewer system calls for big bodies, a bounded buffer for each connection. It
+/// grows as long as the peer fills it.
 pub const READ_BYTES: (usize, usize) = (8 * 1024, 128 * 1024);
 /// The first bytes on a connection that rests are read without a buffer of its own.
 const PROBE_BYTES: usize = 2 * 1024;
