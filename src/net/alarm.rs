@@ -72,7 +72,7 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_alarm_of_another_ends_a_wait_at_its_own_time() {
         for (first, second) in [(5, 40), (3_600_000, 5), (5, 5)] {
             let alarms = Alarms::default();
