@@ -1,6 +1,7 @@
 //! The end of a request: its answer's body on the way to the caller, and what is told of the whole when that is over.
 
 use std::borrow::Cow;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,6 +19,7 @@ use super::route::Route;
 use super::{Gateway, Worker};
 use crate::limits::Standing;
 use crate::net::body::BodyError;
+use crate::net::pipe::{AnswerBody, Piped};
 use crate::net::trace_context::TraceParent;
 use crate::otlp;
 use crate::routing::canonical_host;
@@ -111,6 +113,12 @@ impl Body for ResponseBody {
     }
 }
 
+impl AnswerBody for ResponseBody {
+    fn poll_piped(&mut self, cx: &mut Context<'_>) -> Option<Poll<Result<Piped, BrokenAnswer>>> {
+        self.0.as_mut()?.poll_piped(cx)
+    }
+}
+
 impl Source {
     fn is_at_end(&self) -> bool {
         match self {
@@ -121,16 +129,16 @@ impl Source {
 }
 
 impl Streaming {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+    /// What the upstream gave, if it is in time.
+    fn in_time<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<Result<T, BrokenAnswer>> {
         if self.ends_at.is_some_and(|end| Instant::now() >= end) {
-            return Poll::Ready(Some(Err(BrokenAnswer::Expired)));
+            return Poll::Ready(Err(BrokenAnswer::Expired));
         }
-        if let Poll::Ready(frame) = polled {
+        if let Poll::Ready(given) = polled {
             if self.timer.is_some() {
                 self.last_byte = Some(Instant::now());
             }
-            return Poll::Ready(frame.map(|frame| frame.map_err(BrokenAnswer::Upstream)));
+            return Poll::Ready(given.map_err(BrokenAnswer::Upstream));
         }
         let silent_until = *self.last_byte.get_or_insert_with(Instant::now) + self.idle;
         loop {
@@ -140,10 +148,10 @@ impl Streaming {
                 return Poll::Pending;
             }
             if self.ends_at.is_some_and(|end| Instant::now() >= end) {
-                return Poll::Ready(Some(Err(BrokenAnswer::Expired)));
+                return Poll::Ready(Err(BrokenAnswer::Expired));
             }
             if Instant::now() >= silent_until {
-                return Poll::Ready(Some(Err(BrokenAnswer::Idle(self.idle))));
+                return Poll::Ready(Err(BrokenAnswer::Idle(self.idle)));
             }
             // It was set before the last byte came.
             timer.as_mut().reset(next);
@@ -213,7 +221,10 @@ impl Exchange {
         let polled = match &mut self.source {
             None => Poll::Ready(None),
             Some(Source::Local(body)) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
-            Some(Source::Upstream(streaming)) => streaming.poll(cx),
+            Some(Source::Upstream(streaming)) => {
+                let polled = Pin::new(&mut streaming.body).poll_frame(cx).map(Option::transpose);
+                streaming.in_time(cx, polled).map(Result::transpose)
+            }
         };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
@@ -226,6 +237,18 @@ impl Exchange {
             Poll::Pending => {}
         }
         polled
+    }
+
+    fn poll_piped(&mut self, cx: &mut Context<'_>) -> Option<Poll<Result<Piped, BrokenAnswer>>> {
+        let Some(Source::Upstream(streaming)) = &mut self.source else { return None };
+        let polled = streaming.body.poll_piped(cx)?;
+        let polled = streaming.in_time(cx, polled);
+        match &polled {
+            Poll::Ready(Ok(piped)) => self.bytes += piped.len() as u64,
+            Poll::Ready(Err(error)) => self.broken(error),
+            Poll::Pending => {}
+        }
+        Some(polled)
     }
 
     fn broken(&mut self, error: &BrokenAnswer) {

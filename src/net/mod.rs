@@ -10,21 +10,32 @@ pub(crate) mod fuzzing;
 pub mod headers;
 pub mod http1;
 pub mod pieces;
+pub mod pipe;
 pub mod proxy_protocol;
 pub mod request;
 pub mod response;
 pub mod switch;
 pub mod trace_context;
 
+use std::any::Any;
 use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 /// Bytes in both directions.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + Any {
+    /// The socket, where the bytes are those that go over the network.
+    fn socket(&self) -> Option<&TcpStream>;
+}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + Any> Stream for S {
+    fn socket(&self) -> Option<&TcpStream> {
+        (self as &dyn Any).downcast_ref()
+    }
+}
 
 /// An absolute http or https URL without query, fragment or user, as the operator wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]

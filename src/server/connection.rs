@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -19,6 +18,7 @@ use super::one_piece::OnePiece;
 use super::{Limits, Phase};
 use super::{http1, http2};
 use crate::gateway::{Activity, Connection, peer_text};
+use crate::net::Stream;
 use crate::net::http1::Most;
 use crate::telemetry::metrics::Metrics;
 
@@ -188,12 +188,11 @@ struct Accepted {
 }
 
 impl Accepted {
-    async fn speak<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: I, http2: bool) {
-        let io = Bounded::new(stream, &self.listener.waits);
-        if http2 { self.speak_http2(io).await } else { self.speak_http1(io).await }
+    async fn speak<I: Stream>(self, stream: I, http2: bool) {
+        if http2 { self.speak_http2(stream).await } else { self.speak_http1(stream).await }
     }
 
-    async fn speak_http1<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, io: Bounded<I>) {
+    async fn speak_http1<I: Stream>(self, io: I) {
         let Self { worker, listener, connection, phase } = self;
         let served = listener.served(&connection.activity, phase);
         let answer = |request, body| worker.load_full().answer(Arc::clone(&connection), request, body);
@@ -212,12 +211,12 @@ impl Accepted {
         }
     }
 
-    async fn speak_http2<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, io: Bounded<I>) {
+    async fn speak_http2<I: Stream>(self, io: I) {
         let Self { worker, listener, connection, phase } = self;
         let served = listener.served(&connection.activity, phase);
         let answer = |request, body| worker.load_full().answer(Arc::clone(&connection), request, body);
         let peer = connection.peer;
-        if let Err(error) = http2::serve(io, served, answer).await {
+        if let Err(error) = http2::serve(Bounded::new(io, served.waits), served, answer).await {
             tracing::debug!(event = "connection.failed", listener = &*listener.name, %peer, %error);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use prometheus::IntCounterVec;
@@ -12,7 +12,9 @@ use tokio::time::Sleep;
 
 use super::Phase;
 use crate::gateway::Activity;
+use crate::net::Stream;
 use crate::net::http1::Most;
+use crate::net::pipe::Piped;
 
 /// Limits by their names in metrics.
 pub(super) const HEADER: &str = "header_timeout";
@@ -67,6 +69,25 @@ impl<I> Bounded<I> {
         }
         self.reached.with_label_values(&["stream_idle"]).inc();
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")))
+    }
+}
+
+impl<I: Stream> Bounded<I> {
+    /// Whether bytes may come by way of a pipe.
+    pub(super) fn takes_piped(&self) -> bool {
+        self.io.socket().is_some()
+    }
+
+    /// Until all of them are on their way.
+    pub(super) fn poll_piped(&mut self, cx: &mut Context<'_>, piped: &mut Piped) -> Poll<io::Result<()>> {
+        while !piped.is_empty() {
+            let polled = self.io.socket().map(|socket| piped.poll_into(cx, socket));
+            let polled = polled.unwrap_or(Poll::Ready(Err(io::ErrorKind::Unsupported.into())));
+            if ready!(self.poll_deadline(cx, polled))? == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

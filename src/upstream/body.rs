@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use super::balance::Running;
 use super::http1::{Http1, Switched};
 use super::pool::ServerPool;
+use crate::net::pipe::{AnswerBody, Piped};
 
 #[derive(Debug)]
 pub struct ResponseBody {
@@ -70,6 +71,18 @@ impl ResponseBody {
         {
             pool.give_back(connection);
         }
+    }
+}
+
+impl AnswerBody for ResponseBody {
+    /// Never the last of them.
+    fn poll_piped(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<Piped>>> {
+        let Source::Http1(Some(connection), _) = &mut self.source else { return None };
+        let polled = connection.poll_piped(cx)?;
+        if matches!(polled, Poll::Ready(Err(_))) {
+            (self.source, self.running) = (Source::Broken, None);
+        }
+        Some(polled)
     }
 }
 

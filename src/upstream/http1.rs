@@ -18,7 +18,13 @@ use crate::net::Stream;
 use crate::net::body::{BodyError, RequestBody};
 use crate::net::http1::{Input, Lines, Pieces, Remaining};
 use crate::net::pieces::{PIECE_BYTES, poll_piece};
+use crate::net::pipe::{PIPE_BYTES, Piped};
 use crate::net::response::ResponseHead;
+
+/// What is worth a pipe.
+const PIPED_BYTES: u64 = 32 * 1024;
+/// The end of a body is read: with it, what a server says beyond it is seen.
+const READ_AT_END: u64 = 2 * 1024;
 
 /// A connection, and how far its request and answer are.
 pub(super) struct Http1 {
@@ -143,6 +149,25 @@ impl Http1 {
                     ))),
                 });
             }
+        }
+    }
+
+    /// The next piece of the answer's body by way of a pipe; `None` where a frame is next.
+    pub(super) fn poll_piped(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<Piped>>> {
+        let Remaining::Bytes(left) = &mut self.answer else { return None };
+        let most = left.checked_sub(READ_AT_END).filter(|most| *most >= PIPED_BYTES)?;
+        if !self.input.bytes.is_empty() || !self.output.is_sent() {
+            return None;
+        }
+        let most = PIPE_BYTES.min(usize::try_from(most).unwrap_or(usize::MAX));
+        match Piped::poll_from(cx, (*self.stream).socket()?, most) {
+            Poll::Ready(Ok(piped)) => {
+                let piped = piped?;
+                *left -= piped.len() as u64;
+                Some(Poll::Ready(Ok(piped)))
+            }
+            Poll::Ready(Err(error)) => Some(Poll::Ready(Err(error))),
+            Poll::Pending => Some(Poll::Pending),
         }
     }
 
@@ -340,6 +365,8 @@ mod tests {
     use proptest::prelude::*;
     use tokio::io::{AsyncWriteExt, DuplexStream};
 
+    use crate::net::pipe::none_left;
+
     use super::super::fuzzing::{ask, is_read_alike, read_here};
     use super::*;
 
@@ -466,6 +493,51 @@ mod tests {
         assert!(!connection.is_open());
         let unanswered = ask(&mut connection, Method::GET).await.unwrap_err();
         assert!(unanswered.unsent.is_some() && !unanswered.heard, "{unanswered:?}");
+    }
+
+    #[tokio::test]
+    async fn a_long_body_comes_by_way_of_pipes_but_for_its_ends() {
+        const LENGTH: usize = 1 << 20;
+        let body: Vec<u8> = (0..LENGTH).map(|at| (at % 251) as u8).collect();
+        for (beyond, runs_out, goes_on) in
+            [("", false, true), ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", false, false), ("", true, true)]
+        {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (ours, theirs) = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+            let mut server = theirs.unwrap().0;
+            let mut connection = Http1::new(ours.unwrap(), Slot::take(&Arc::default(), 1).unwrap());
+            let answers = async {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+                server.write_all(&[head.as_bytes(), &body, beyond.as_bytes()].concat()).await.unwrap();
+            };
+            let reads = async {
+                ask(&mut connection, Method::GET).await.unwrap();
+                let (mut at, mut piped) = (0, 0);
+                while !connection.is_answered() {
+                    // By turns.
+                    let _none = (runs_out && at / 100_000 % 2 == 1).then(none_left);
+                    at += std::future::poll_fn(|cx| match connection.poll_piped(cx) {
+                        Some(polled) => polled.map(|taken| {
+                            let taken = taken.unwrap().len();
+                            piped += taken;
+                            taken
+                        }),
+                        None => connection.poll_frame(cx).map(|frame| {
+                            let data = frame.unwrap().unwrap().into_data().unwrap();
+                            assert!(data == body[at..][..data.len()]);
+                            data.len()
+                        }),
+                    })
+                    .await;
+                }
+                assert_eq!(at, LENGTH);
+                let least = if runs_out { LENGTH / 10 } else { LENGTH * 9 / 10 };
+                assert!((least..=LENGTH - READ_AT_END as usize).contains(&piped), "{piped}");
+            };
+            tokio::join!(answers, reads);
+            assert_eq!(connection.can_go_on(), goes_on, "{beyond}");
+        }
     }
 
     #[tokio::test]

@@ -3,6 +3,9 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
+use crate::support::mint::now;
 use crate::support::site::OPEN;
 use crate::support::{Conn, Gate, RecordingUpstream, Req, Site, Wrong};
 
@@ -230,6 +233,9 @@ fn stream_idle_ends_silent_answers_and_tunnels() {
         exchange.keep_alive = false;
         if exchange.request.has("Upgrade") {
             exchange.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")?;
+        } else if exchange.request.target.contains("long") {
+            exchange.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n")?;
+            exchange.write(&[b'x'; 100_000])?;
         } else {
             exchange.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
             exchange.chunk(b"first")?;
@@ -244,11 +250,73 @@ fn stream_idle_ends_silent_answers_and_tunnels() {
     assert_eq!(stream.wire.chunk().unwrap(), b"first");
     assert!(stream.wire.ends(), "a silent answer must be cut off, and not look complete");
 
+    let mut long = site.connect();
+    long.write(Req::get("/public/long").bytes());
+    assert_eq!(long.read_head().unwrap().status, 200);
+    long.wire.exact(100_000).unwrap();
+    assert!(long.wire.ends(), "a long answer that falls silent must be cut off");
+
     let mut tunnel = site.connect();
     let upgrade = Req::get("/public/ws").header("Connection", "upgrade").header("Upgrade", "websocket");
     assert_eq!(tunnel.send(&upgrade).status, 101);
     assert!(tunnel.wire.ends(), "a silent tunnel must be closed");
     gate.open();
+}
+
+#[test]
+fn end_with_token_ends_answers_and_tunnels_where_the_route_says_so() {
+    let gate = Gate::default();
+    let door = gate.clone();
+    let upstream = RecordingUpstream::scripted(move |exchange| {
+        exchange.keep_alive = false;
+        match exchange.request.target.rsplit('/').next().unwrap() {
+            "tunnel" => {
+                exchange
+                    .write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")?;
+            }
+            "long" => exchange.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n")?,
+            "busy" => {
+                exchange.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1099511627776\r\n\r\n")?;
+                let block = vec![b'x'; 1 << 16];
+                // Until it is ended.
+                while exchange.write(&block).is_ok() {}
+                return Ok(());
+            }
+            _ => exchange.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?,
+        }
+        door.wait();
+        exchange.write(b"5\r\nafter\r\n0\r\n\r\n")
+    });
+    let route = |name: &str, ends: bool| {
+        format!(
+            "[[routes]]\nname = \"{name}\"\npath = \"/{name}/**\"\nupstream = \"app\"\nend_with_token = {ends}\n\
+             allow = [{{ authenticated = true }}]\n"
+        )
+    };
+    let site = Site::builder().upstream(upstream).more(&route("ends", true)).more(&route("stays", false)).start();
+    // It is good for some seconds more, by the leeway.
+    let token = site.mint.token(&json!({"exp": now() - 27}));
+    let begin = |target: &str| {
+        let mut conn = site.connect();
+        let upgrade = |request: Req| request.header("Connection", "upgrade").header("Upgrade", "websocket");
+        let request = Req::get(target).bearer(&token);
+        conn.write(if target.ends_with("tunnel") { upgrade(request) } else { request }.bytes());
+        assert!(matches!(conn.read_head().unwrap().status, 101 | 200), "{target}");
+        conn
+    };
+    let kinds = ["stream", "long", "tunnel"];
+    let staying = kinds.map(|kind| begin(&format!("/stays/{kind}")));
+    let mut ending = kinds.map(|kind| begin(&format!("/ends/{kind}")));
+    let mut busy = begin("/ends/busy");
+    assert!(busy.wire.discard(1 << 40).is_err());
+    for (kind, conn) in kinds.iter().zip(&mut ending) {
+        assert!(conn.wire.ends(), "{kind}");
+    }
+    assert_eq!(site.get("/stays/x", Some(&token)).status, 401);
+    gate.open();
+    for (kind, mut conn) in kinds.iter().zip(staying) {
+        assert_eq!(conn.wire.exact(8).unwrap(), b"5\r\nafter", "{kind}");
+    }
 }
 
 #[test]

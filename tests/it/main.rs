@@ -40,6 +40,7 @@ mod limits;
 mod listeners;
 mod log;
 mod login;
+mod long_bodies;
 mod monitoring;
 #[cfg(feature = "otlp")]
 mod otlp;

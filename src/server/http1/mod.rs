@@ -12,14 +12,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use http_body::{Body, Frame};
-use tokio::io::{AsyncRead, AsyncWrite};
+use http_body::Frame;
 use tokio::time::Instant;
 
-use super::deadline::{Draining, HEADER, IDLE, REST, Served};
+use super::deadline::{Bounded, Draining, HEADER, IDLE, REST, Served};
 use crate::gateway::Answered;
+use crate::net::Stream;
 use crate::net::alarm::Alarm;
 use crate::net::body::Incoming;
+use crate::net::pipe::{AnswerBody, Piped};
 use crate::net::request::RequestHead;
 use crate::net::response::Response;
 use crate::net::switch::HandedOver;
@@ -52,11 +53,13 @@ pub(super) enum Ended {
 /// Serves a connection to its end.
 pub(super) async fn serve<I, A, F, B>(io: I, served: Served<'_>, answer: A) -> Result<(), Ended>
 where
-    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    I: Stream,
     A: Fn(Box<RequestHead>, Incoming) -> F,
     F: Future<Output = Answered<B>>,
-    B: Body<Data = Bytes> + Unpin,
+    B: AnswerBody<Data = Bytes> + Unpin,
 {
+    let io = Bounded::new(io, served.waits);
+    let takes_piped = io.takes_piped();
     let wire = Arc::new(Mutex::new(Wire::new(io, served.most)));
     let mut waiting = Waiting::new(served);
     // Kept for the next request; an idle connection gives it back.
@@ -100,7 +103,8 @@ where
         let promised = answer::write_head(&mut lock(&wire).output().before, &head, &request_id, &body, &facts);
         drop((head, request_id));
         let Promised { coding, persists } = promised;
-        let mut sending = Sending { finished: coding == Coding::Nothing, body, coding, next: None, sends: false };
+        let mut sending =
+            Sending { finished: coding == Coding::Nothing, body, coding, takes_piped, next: None, sends: false };
         std::future::poll_fn(|cx| sending.poll(cx, &wire)).await?;
         drop(sending);
         let (body_is_over, has_more) = std::future::poll_fn(|cx| Poll::Ready(lock(&wire).end(cx))).await;
@@ -125,7 +129,7 @@ where
 }
 
 /// Closes towards a caller that may still send.
-async fn close_slowly<I: AsyncRead + AsyncWrite + Unpin>(wire: &Shared<I>) -> io::Result<()> {
+async fn close_slowly<I: Stream>(wire: &Shared<I>) -> io::Result<()> {
     std::future::poll_fn(|cx| lock(wire).poll_shutdown(cx)).await?;
     let (time, mut most) = LINGER;
     let gone = std::future::poll_fn(|cx| lock(wire).poll_discard(cx, &mut most));
@@ -154,7 +158,7 @@ impl<'a> Waiting<'a> {
 
     /// Ready with the next head; with `None` when the caller has closed, or is not waited for any longer. `rest` is called
     /// when nothing came for a while.
-    fn poll<I: AsyncRead + AsyncWrite + Unpin>(
+    fn poll<I: Stream>(
         &mut self,
         cx: &mut Context<'_>,
         wire: &mut Wire<I>,
@@ -203,6 +207,8 @@ impl<'a> Waiting<'a> {
 struct Sending<B> {
     body: B,
     coding: Coding,
+    /// The caller's socket may be given bytes by way of a pipe.
+    takes_piped: bool,
     /// Was taken from the body already.
     next: Option<Frame<Bytes>>,
     /// Nothing more comes of the body.
@@ -217,13 +223,11 @@ struct Piece {
     before: Vec<u8>,
     data: Bytes,
     after: &'static [u8],
+    piped: Option<Piped>,
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
-    fn poll<I>(&mut self, cx: &mut Context<'_>, wire: &Shared<I>) -> Poll<Result<(), Ended>>
-    where
-        I: AsyncRead + AsyncWrite + Unpin,
-    {
+impl<B: AnswerBody<Data = Bytes> + Unpin> Sending<B> {
+    fn poll<I: Stream>(&mut self, cx: &mut Context<'_>, wire: &Shared<I>) -> Poll<Result<(), Ended>> {
         loop {
             // The head leaves with the beginning of the body, and its end with what comes before that. Whoever moves the body
             // on may read the request's, so that the bytes are not locked here.
@@ -231,13 +235,16 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
             let piece = if asks { self.next_piece(cx)? } else { Poll::Pending };
             let mut wire = lock(wire);
             let waits = asks && piece.is_pending();
-            if let Poll::Ready(Piece { before, data, after }) = piece {
+            if let Poll::Ready(Piece { before, data, after, piped }) = piece {
                 let output = wire.output();
                 output.before.extend_from_slice(&before);
                 (output.data, output.after) = (data, after);
+                if let Some(piped) = piped {
+                    wire.put_piped(piped);
+                }
             }
             let flushed = wire.poll_flush(cx);
-            self.sends = wire.output().has_data();
+            self.sends = wire.has_data();
             ready!(flushed)?;
             if self.finished {
                 return Poll::Ready(Ok(()));
@@ -249,6 +256,15 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
     }
 
     fn next_piece(&mut self, cx: &mut Context<'_>) -> Result<Poll<Piece>, Ended> {
+        if self.takes_piped
+            && let Coding::Length(left) = &mut self.coding
+            && let Some(polled) = self.body.poll_piped(cx)
+        {
+            let Poll::Ready(piped) = polled.map_err(|_| Ended::Broken)? else { return Ok(Poll::Pending) };
+            *left = left.checked_sub(piped.len() as u64).ok_or(Ended::Broken)?;
+            self.finished = *left == 0;
+            return Ok(Poll::Ready(Piece { piped: Some(piped), ..Piece::default() }));
+        }
         let frame = match self.next.take() {
             Some(frame) => Some(frame),
             None => match self.poll_frame(cx)? {

@@ -11,15 +11,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Ended;
 use super::head::{self, Head, Seen, Unfit};
+use crate::net::Stream;
 use crate::net::bell::Bell;
 use crate::net::body::BodyError;
 use crate::net::http1::{Input, Lines, Most, Pieces, Remaining};
+use crate::net::pipe::Piped;
+use crate::server::deadline::Bounded;
 
 /// Most that is read of a body that nobody wanted, so that the connection can go on.
 const LEFT_BYTES: usize = 256 * 1024;
 
 pub(super) struct Wire<I> {
-    io: I,
+    io: Bounded<I>,
     bell: Bell,
     input: Input,
     lines: Lines,
@@ -37,6 +40,8 @@ pub(super) struct Wire<I> {
     /// Waits for the body's end, to watch for the caller's then.
     watcher: Option<Waker>,
     output: Pieces,
+    /// Behind that.
+    piped: Option<Piped>,
 }
 
 pub(super) type Shared<I> = Arc<Mutex<Wire<I>>>;
@@ -46,8 +51,8 @@ pub(super) fn lock<I>(wire: &Mutex<Wire<I>>) -> MutexGuard<'_, Wire<I>> {
     wire.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
-    pub(super) fn new(io: I, most: Most) -> Self {
+impl<I: Stream> Wire<I> {
+    pub(super) fn new(io: Bounded<I>, most: Most) -> Self {
         Self {
             io,
             bell: Bell::default(),
@@ -62,6 +67,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             reader: None,
             watcher: None,
             output: Pieces::default(),
+            piped: None,
         }
     }
 
@@ -160,9 +166,27 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         &mut self.output
     }
 
+    /// Goes out behind the output, where the stream takes such bytes.
+    pub(super) fn put_piped(&mut self, piped: Piped) {
+        self.piped = Some(piped);
+    }
+
+    /// Whether data is on its way out: more must not be put behind it.
+    pub(super) fn has_data(&self) -> bool {
+        self.piped.is_some() || self.output.has_data()
+    }
+
     /// Until what was put into the output is on its way.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.output.poll_write(cx, Pin::new(&mut self.io))
+        // What is empty has nothing to tell of how long the caller has been reading nothing.
+        if self.piped.is_none() || !self.output.is_empty() {
+            ready!(self.output.poll_write(cx, Pin::new(&mut self.io)))?;
+        }
+        if let Some(piped) = &mut self.piped {
+            ready!(self.io.poll_piped(cx, piped))?;
+            self.piped = None;
+        }
+        Poll::Ready(Ok(()))
     }
 
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -211,7 +235,7 @@ impl<I> RequestBody<I> {
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Body for RequestBody<I> {
+impl<I: Stream> Body for RequestBody<I> {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -239,7 +263,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Body for RequestBody<I> {
 /// The bytes of both directions, after a switch of protocols.
 pub(super) struct Switched<I>(pub(super) Shared<I>);
 
-impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Switched<I> {
+impl<I: Stream> AsyncRead for Switched<I> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let wire = &mut *lock(&self.0);
         if wire.input.bytes.is_empty() {
@@ -252,7 +276,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Switched<I> {
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Switched<I> {
+impl<I: Stream> AsyncWrite for Switched<I> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut lock(&self.0).io).poll_write(cx, bytes)
     }
