@@ -5,6 +5,7 @@ mod client_secret;
 mod completions;
 mod crash;
 mod demo;
+mod descriptors;
 mod explain;
 mod hash_password;
 mod keygen;

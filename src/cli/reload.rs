@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use sd_notify::NotifyState;
 
 use super::run::{Running, request_limits, tell_manager};
-use super::{check, rendered};
+use super::{check, descriptors, rendered};
 use crate::clock::Clock;
 use crate::config::{self, Config, Diagnostic, Diagnostics};
 use crate::gateway::assemble::{self, assemble};
@@ -84,6 +84,7 @@ impl Running {
             tracing::warn!(event = "reload.restart_needed", key, "a change that only a restart takes up");
         }
         let Config { server, admin: _, admin_is_explicit: _, log, plan, tests: _, files: _ } = config;
+        descriptors::provide(server.limits.connections);
         let limits = request_limits(&server);
         let drain_delay = server.limits.drain_delay;
         let prepared = Prepared::new(server, Some(&self.server), &mut Inherited::default(), &self.metrics)?;

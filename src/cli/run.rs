@@ -17,7 +17,7 @@ use tokio::time::Interval;
 
 use super::reload::{FileWatch, Fixed};
 use super::takeover::{Heritage, Successor, Wish};
-use super::{ConfigArgument, Outcome, complain, crash};
+use super::{ConfigArgument, Outcome, complain, crash, descriptors};
 use crate::admin::{Admin, Control, ReloadRequest};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -119,6 +119,7 @@ impl Running {
         let fixed = Fixed::of(&config);
         let Config { server, admin, admin_is_explicit, log, plan, tests: _, files: _ } = config;
         tracing::info!(event = "starting", version = env!("CARGO_PKG_VERSION"), workers = server.workers);
+        descriptors::provide(server.limits.connections);
         let limits = request_limits(&server);
         let drain_delay = server.limits.drain_delay;
         let Heritage { mut sockets, mut predecessor } = heritage;

@@ -1,10 +1,13 @@
 //! Every limit of `[server.limits]`, each with its status or its closed connection.
 
-use std::io;
+use std::io::{self, BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 
+use crate::support::command::files;
 use crate::support::mint::now;
 use crate::support::site::OPEN;
 use crate::support::{Conn, Gate, RecordingUpstream, Req, Site, Wrong};
@@ -328,6 +331,43 @@ fn idle_timeout_closes_kept_connections() {
     assert!(conn.wire.ends());
     assert!(started.elapsed() > Duration::from_millis(250), "closed at once");
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+}
+
+#[test]
+fn descriptors_are_raised_as_far_as_connections_need_and_the_system_allows() {
+    let builder = |connections: usize| Site::builder().limits(&format!("connections = {connections}")).more(OPEN);
+    let soft = |site: &Site| {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", site.gateway.pid())).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        line.split_whitespace().nth(3).unwrap().parse::<u64>().unwrap()
+    };
+    // The gateway has the limits of who starts it. What is enough is left as it is.
+    for (given, taken) in [(256, 2 * 300 + 512), (2000, 2000)] {
+        let limits = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(given), ..limits }).unwrap();
+        let site = builder(300).start();
+        setrlimit(Resource::Nofile, limits).unwrap();
+        assert_eq!(soft(&site), taken);
+        assert!(!site.gateway.output().contains("descriptors.few"));
+    }
+    // With a hard limit that could not be taken back here.
+    let config = "[server]\npublic_url = \"http://127.0.0.1:8080\"\nlimits = { connections = 300 }\n\
+                  [listeners.main]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+                  [upstreams.app]\nservers = [\"http://127.0.0.1:9\"]\n\
+                  [[routes]]\npath = \"/**\"\nupstream = \"app\"\nallow = [{ public = true }]\n";
+    let dir = files(config, &[]);
+    let mut gateway = Command::new("sh")
+        .args(["-c", "ulimit -n 700; exec \"$0\" run -c tollgate.toml", env!("CARGO_BIN_EXE_tollgate")])
+        .current_dir(dir.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(gateway.stdout.take().unwrap()).lines();
+    let told = lines.map_while(Result::ok).find(|line| line.contains("descriptors.few") || line.contains("\"ready\""));
+    gateway.kill().unwrap();
+    gateway.wait().unwrap();
+    let told: serde_json::Value = serde_json::from_str(&told.unwrap()).unwrap();
+    assert_eq!((&told["limit"], &told["needed"]), (&json!(700), &json!(1112)));
 }
 
 #[test]
