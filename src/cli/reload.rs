@@ -84,7 +84,7 @@ impl Running {
             tracing::warn!(event = "reload.restart_needed", key, "a change that only a restart takes up");
         }
         let Config { server, admin: _, admin_is_explicit: _, log, plan, tests: _, files: _ } = config;
-        descriptors::provide(server.limits.connections);
+        descriptors::provide(server.limits.connections, &plan.upstreams);
         let limits = request_limits(&server);
         let drain_delay = server.limits.drain_delay;
         let prepared = Prepared::new(server, Some(&self.server), &mut Inherited::default(), &self.metrics)?;

@@ -119,7 +119,7 @@ impl Running {
         let fixed = Fixed::of(&config);
         let Config { server, admin, admin_is_explicit, log, plan, tests: _, files: _ } = config;
         tracing::info!(event = "starting", version = env!("CARGO_PKG_VERSION"), workers = server.workers);
-        descriptors::provide(server.limits.connections);
+        descriptors::provide(server.limits.connections, &plan.upstreams);
         let limits = request_limits(&server);
         let drain_delay = server.limits.drain_delay;
         let Heritage { mut sockets, mut predecessor } = heritage;

@@ -16,13 +16,15 @@ use super::balance::Running;
 use super::{Head, Slot};
 use crate::net::Stream;
 use crate::net::body::{BodyError, RequestBody};
-use crate::net::http1::{Input, Lines, Pieces, Remaining};
+use crate::net::http1::{Input, Lines, Pieces, READ_BYTES, Remaining};
 use crate::net::pieces::{PIECE_BYTES, poll_piece};
 use crate::net::pipe::{PIPE_BYTES, Piped};
 use crate::net::response::ResponseHead;
 
 /// What is worth a pipe.
 const PIPED_BYTES: u64 = 32 * 1024;
+/// What comes at once is moved if it is more, and read if it is less: as much as is read at first.
+const LITTLE: usize = READ_BYTES.0;
 /// The end of a body is read: with it, what a server says beyond it is seen.
 const READ_AT_END: u64 = 2 * 1024;
 
@@ -40,6 +42,8 @@ pub(super) struct Http1 {
     heard: bool,
     /// Whether the server goes on with the connection after the answer.
     keep: bool,
+    /// The body comes in small pieces: what is read does not have to be waited for in vain, as what is moved has.
+    trickles: bool,
 }
 
 impl std::fmt::Debug for Http1 {
@@ -70,6 +74,7 @@ impl Http1 {
             answer: Remaining::NOTHING,
             heard: false,
             keep: true,
+            trickles: false,
         })
     }
 
@@ -89,7 +94,7 @@ impl Http1 {
         host: &HeaderValue,
         body: RequestBody,
     ) -> Result<ResponseHead, Unanswered> {
-        (self.heard, self.keep) = (false, true);
+        (self.heard, self.keep, self.trickles) = (false, true, false);
         self.output.begin(head, host, body);
         let answer = std::future::poll_fn(|cx| self.poll_head(cx, &head.method)).await;
         answer.map_err(|error| Unanswered { error, unsent: self.output.unsent(), heard: self.heard })
@@ -136,6 +141,7 @@ impl Http1 {
             {
                 let piece = ready!(poll_piece(cx, Pin::new(&mut *self.stream), *left))?;
                 *left -= piece.len() as u64;
+                self.trickles &= piece.len() < LITTLE;
                 if !piece.is_empty() {
                     return Poll::Ready(Some(Ok(Frame::data(piece))));
                 }
@@ -156,7 +162,7 @@ impl Http1 {
     pub(super) fn poll_piped(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<Piped>>> {
         let Remaining::Bytes(left) = &mut self.answer else { return None };
         let most = left.checked_sub(READ_AT_END).filter(|most| *most >= PIPED_BYTES)?;
-        if !self.input.bytes.is_empty() || !self.output.is_sent() {
+        if self.trickles || !self.input.bytes.is_empty() || !self.output.is_sent() {
             return None;
         }
         let most = PIPE_BYTES.min(usize::try_from(most).unwrap_or(usize::MAX));
@@ -164,6 +170,7 @@ impl Http1 {
             Poll::Ready(Ok(piped)) => {
                 let piped = piped?;
                 *left -= piped.len() as u64;
+                self.trickles = piped.len() < LITTLE;
                 Some(Poll::Ready(Ok(piped)))
             }
             Poll::Ready(Err(error)) => Some(Poll::Ready(Err(error))),
@@ -210,6 +217,7 @@ impl Http1 {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let bytes = ready!(self.input.poll_read(cx, Pin::new(&mut *self.stream)))?;
         self.heard |= bytes > 0;
+        self.trickles &= bytes < LITTLE;
         Poll::Ready(Ok(bytes))
     }
 }
@@ -365,7 +373,7 @@ mod tests {
     use proptest::prelude::*;
     use tokio::io::{AsyncWriteExt, DuplexStream};
 
-    use crate::net::pipe::none_left;
+    use crate::net::pipe::{ALONE, none_left};
 
     use super::super::fuzzing::{ask, is_read_alike, read_here};
     use super::*;
@@ -498,6 +506,7 @@ mod tests {
     #[tokio::test]
     async fn a_long_body_comes_by_way_of_pipes_but_for_its_ends() {
         const LENGTH: usize = 1 << 20;
+        let _alone = ALONE.lock().await;
         let body: Vec<u8> = (0..LENGTH).map(|at| (at % 251) as u8).collect();
         for (beyond, runs_out, goes_on) in
             [("", false, true), ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", false, false), ("", true, true)]

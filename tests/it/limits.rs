@@ -4,13 +4,12 @@ use std::io::{self, BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::command::files;
 use crate::support::mint::now;
 use crate::support::site::OPEN;
-use crate::support::{Conn, Gate, RecordingUpstream, Req, Site, Wrong};
+use crate::support::{Conn, Gate, RecordingUpstream, Req, Site, Wrong, field};
 
 /// Whatever happens to a connection that waits: the answer, or how long it took to be closed.
 #[derive(Debug, PartialEq)]
@@ -298,7 +297,7 @@ fn end_with_token_ends_answers_and_tunnels_where_the_route_says_so() {
     };
     let site = Site::builder().upstream(upstream).more(&route("ends", true)).more(&route("stays", false)).start();
     // It is good for some seconds more, by the leeway.
-    let token = site.mint.token(&json!({"exp": now() - 27}));
+    let token = site.mint.token(&json!({"exp": now() - 25}));
     let begin = |target: &str| {
         let mut conn = site.connect();
         let upgrade = |request: Req| request.header("Connection", "upgrade").header("Upgrade", "websocket");
@@ -335,39 +334,44 @@ fn idle_timeout_closes_kept_connections() {
 
 #[test]
 fn descriptors_are_raised_as_far_as_connections_need_and_the_system_allows() {
-    let builder = |connections: usize| Site::builder().limits(&format!("connections = {connections}")).more(OPEN);
-    let soft = |site: &Site| {
-        let limits = std::fs::read_to_string(format!("/proc/{}/limits", site.gateway.pid())).unwrap();
-        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
-        line.split_whitespace().nth(3).unwrap().parse::<u64>().unwrap()
-    };
-    // The gateway has the limits of who starts it. What is enough is left as it is.
-    for (given, taken) in [(256, 2 * 300 + 512), (2000, 2000)] {
-        let limits = getrlimit(Resource::Nofile);
-        setrlimit(Resource::Nofile, Rlimit { current: Some(given), ..limits }).unwrap();
-        let site = builder(300).start();
-        setrlimit(Resource::Nofile, limits).unwrap();
-        assert_eq!(soft(&site), taken);
-        assert!(!site.gateway.output().contains("descriptors.few"));
-    }
-    // With a hard limit that could not be taken back here.
     let config = "[server]\npublic_url = \"http://127.0.0.1:8080\"\nlimits = { connections = 300 }\n\
                   [listeners.main]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
-                  [upstreams.app]\nservers = [\"http://127.0.0.1:9\"]\n\
+                  [upstreams.app]\nservers = [\"http://127.0.0.1:9\", \"http://127.0.0.2:9\"]\nconnections = 400\n\
                   [[routes]]\npath = \"/**\"\nupstream = \"app\"\nallow = [{ public = true }]\n";
     let dir = files(config, &[]);
-    let mut gateway = Command::new("sh")
-        .args(["-c", "ulimit -n 700; exec \"$0\" run -c tollgate.toml", env!("CARGO_BIN_EXE_tollgate")])
-        .current_dir(dir.path())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(gateway.stdout.take().unwrap()).lines();
-    let told = lines.map_while(Result::ok).find(|line| line.contains("descriptors.few") || line.contains("\"ready\""));
-    gateway.kill().unwrap();
-    gateway.wait().unwrap();
-    let told: serde_json::Value = serde_json::from_str(&told.unwrap()).unwrap();
-    assert_eq!((&told["limit"], &told["needed"]), (&json!(700), &json!(1112)));
+    let mut wrong = Wrong::default();
+    // What is enough is left as it is.
+    for (limit, taken, told) in [
+        ("ulimit -Sn 256", 300 + 2 * 400 + 512, None),
+        ("ulimit -Sn 2000", 2000, None),
+        ("ulimit -n 1300", 1300, None),
+        ("ulimit -n 700", 700, Some((700, 1112))),
+    ] {
+        let mut gateway = Command::new("sh")
+            .args(["-c", &format!("{limit} && exec \"$0\" run -c tollgate.toml"), env!("CARGO_BIN_EXE_tollgate")])
+            .current_dir(dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(gateway.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let events = lines.map(|line| serde_json::from_str::<Value>(&line).unwrap());
+        let mut until_ready = Vec::new();
+        for event in events {
+            until_ready.push(event);
+            if field(until_ready.last().unwrap(), "event") == Some("ready") {
+                break;
+            }
+        }
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", gateway.id())).unwrap();
+        gateway.kill().unwrap();
+        gateway.wait().unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        wrong.eq(limit, line.split_whitespace().nth(3), Some(taken.to_string().as_str()));
+        let few = until_ready.iter().find(|event| field(event, "event") == Some("descriptors.few"));
+        let few = few.map(|event| (event["limit"].as_u64().unwrap(), event["needed"].as_u64().unwrap()));
+        wrong.eq(limit, few, told);
+    }
+    wrong.done();
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn many_slow_readers_get_their_own_bytes() {
     let site = contents();
     let before = pipes(&site);
     let readers: Vec<_> = (0..24).map(|salt| ask_slowly(&site, &format!("/public/{BYTES}/{salt}"))).collect();
-    until("bytes that wait", || pipes(&site) >= before + 2 * 24);
+    until("bytes that wait", || pipes(&site) >= before + 2 * 16);
     // In another order, so that each waits for others.
     for (salt, stream) in readers.into_iter().enumerate().rev() {
         assert!(read_body(stream, BYTES) == content(BYTES, salt), "{salt}");
@@ -95,12 +95,13 @@ fn what_a_caller_leaves_behind_comes_to_nobody() {
     // As long as others come, an upstream's bytes may be what is waited for.
     let looks = std::cell::Cell::new(0);
     until("bytes that wait", || {
-        looks.set(if pipes(&site) >= before + 2 * 8 { looks.get() + 1 } else { 0 });
+        looks.set(if pipes(&site) >= before + 2 * 6 { looks.get() + 1 } else { 0 });
         looks.get() > 20
     });
     drop(leaving);
     site.gateway.wait_metrics("all are gone", |metrics| metrics.sum("tollgate_connections", &[]) == 0.0);
-    until("so are their pipes", || pipes(&site) == before);
+    // Each of two workers may keep one that was empty.
+    until("so are their pipes", || pipes(&site) <= before + 2 * 2);
     for n in 0..8 {
         let length = 1 << 20;
         let answer = site.send(&Req::get(&format!("/public/{length}/9")));
