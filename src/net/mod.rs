@@ -27,7 +27,8 @@ use tokio::net::TcpStream;
 
 /// Bytes in both directions.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + Any {
-    /// The socket, where the bytes are those that go over the network.
+    /// The socket, where the bytes are those that go over the network. A box is a stream of its own and has none: ask what
+    /// is in it.
     fn socket(&self) -> Option<&TcpStream>;
 }
 
