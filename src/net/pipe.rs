@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http_body::Body;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -18,6 +17,8 @@ pub const PIPE_BYTES: usize = 256 * 1024;
 const LEAST_BYTES: usize = 64 * 1024;
 /// Most pipes at once, each of two descriptors. What finds none is copied.
 const MOST: usize = 128;
+/// How long none is asked for where there was none to be had.
+const PAUSE: Duration = Duration::from_secs(1);
 const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
 static OPEN: AtomicUsize = AtomicUsize::new(0);
@@ -25,9 +26,6 @@ static OPEN: AtomicUsize = AtomicUsize::new(0);
 static WORKED: AtomicBool = AtomicBool::new(false);
 /// Whether the kernel, or who guards it, does not do this.
 static REFUSED: AtomicBool = AtomicBool::new(false);
-
-/// How long none is asked for where there was none to be had.
-const PAUSE: Duration = Duration::from_secs(1);
 
 thread_local! {
     static UNUSED: Cell<Option<Pipe>> = const { Cell::new(None) };
@@ -178,17 +176,6 @@ pub fn none_left() -> impl Sized {
     drop(UNUSED.take());
     std::iter::from_fn(Counted::new).collect::<Vec<_>>()
 }
-
-/// A body of an answer. What nobody needs to see of it may come by way of a pipe.
-pub trait AnswerBody: Body {
-    /// The next bytes of the body; `None` where a frame is next.
-    fn poll_piped(&mut self, _: &mut Context<'_>) -> Option<Poll<Result<Piped, Self::Error>>> {
-        None
-    }
-}
-
-#[cfg(any(test, fuzzing))]
-impl AnswerBody for http_body_util::Empty<bytes::Bytes> {}
 
 #[cfg(test)]
 mod tests {

@@ -1,10 +1,14 @@
 //! An answer on its way through the layers, whatever the version.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use http::StatusCode;
 use http::header::HeaderMap;
+use http_body::Body;
 use hyper::ext::ReasonPhrase;
+
+use super::pipe::Piped;
 
 /// An answer without its body.
 #[derive(Debug)]
@@ -44,3 +48,14 @@ impl<B> From<http::Response<B>> for Response<B> {
         Self { head, body }
     }
 }
+
+/// A body of an answer. What nobody needs to see of it may come by way of a pipe.
+pub trait AnswerBody: Body {
+    /// The next bytes of the body; `None` where a frame is next.
+    fn poll_piped(&mut self, _: &mut Context<'_>) -> Option<Poll<Result<Piped, Self::Error>>> {
+        None
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+impl AnswerBody for http_body_util::Empty<bytes::Bytes> {}

@@ -12,7 +12,8 @@ use hyper::body::Incoming;
 use super::balance::Running;
 use super::http1::{Http1, Switched};
 use super::pool::ServerPool;
-use crate::net::pipe::{AnswerBody, Piped};
+use crate::net::pipe::Piped;
+use crate::net::response::AnswerBody;
 
 #[derive(Debug)]
 pub struct ResponseBody {

@@ -21,8 +21,8 @@ use crate::net::pieces::{PIECE_BYTES, poll_piece};
 use crate::net::pipe::{PIPE_BYTES, Piped};
 use crate::net::response::ResponseHead;
 
-/// What is worth a pipe.
-const PIPED_BYTES: u64 = 32 * 1024;
+/// Less of a body is read.
+const WORTH_A_PIPE: u64 = 32 * 1024;
 /// What comes at once is moved if it is more, and read if it is less: as much as is read at first.
 const LITTLE: usize = READ_BYTES.0;
 /// The end of a body is read: with it, what a server says beyond it is seen.
@@ -161,7 +161,7 @@ impl Http1 {
     /// The next piece of the answer's body by way of a pipe; `None` where a frame is next.
     pub(super) fn poll_piped(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<Piped>>> {
         let Remaining::Bytes(left) = &mut self.answer else { return None };
-        let most = left.checked_sub(READ_AT_END).filter(|most| *most >= PIPED_BYTES)?;
+        let most = left.checked_sub(READ_AT_END).filter(|most| *most >= WORTH_A_PIPE)?;
         if self.trickles || !self.input.bytes.is_empty() || !self.output.is_sent() {
             return None;
         }

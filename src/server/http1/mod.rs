@@ -20,9 +20,9 @@ use crate::gateway::Answered;
 use crate::net::Stream;
 use crate::net::alarm::Alarm;
 use crate::net::body::Incoming;
-use crate::net::pipe::{AnswerBody, Piped};
+use crate::net::pipe::Piped;
 use crate::net::request::RequestHead;
-use crate::net::response::Response;
+use crate::net::response::{AnswerBody, Response};
 use crate::net::switch::HandedOver;
 
 use answer::{Coding, Promised};
